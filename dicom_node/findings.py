@@ -1,0 +1,205 @@
+"""What was marked, chosen and found: the values that pass from ROI to report."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_node.study import SopInstanceUid
+
+
+class Carrier(StrEnum):
+    """The kind of DICOM object that carried a rectangle."""
+
+    GSPS = "GSPS"
+    SR = "SR"
+
+
+class Laterality(StrEnum):
+    """Side of the breast; bilateral disease is two cases."""
+
+    LEFT = "L"
+    RIGHT = "R"
+
+
+class Stage(StrEnum):
+    """The two networks: ResNet18-I predicts SLN, ResNet18-II NSLN metastasis."""
+
+    SLN = "SLN"
+    NSLN = "NSLN"
+
+
+class StageStatus(StrEnum):
+    """Whether a stage ran, and if not, why not."""
+
+    DONE = "done"
+    PENDING = "pending"
+    EXCLUDED = "excluded"
+    NOT_INDICATED = "not_indicated"
+    CONDITIONAL = "conditional"
+
+
+class Risk(StrEnum):
+    """High means probability >= threshold, both unrounded."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+class Pathway(StrEnum):
+    """Where a case stands in the clinical pathway of the paper (Fig. 1)."""
+
+    SLN_LOW_RISK = "sln_low_risk"
+    AWAITING_SLND = "awaiting_slnd"
+    SLN_NEGATIVE = "sln_negative"
+    NSLN_LOW_RISK = "nsln_low_risk"
+    NSLN_HIGH_RISK = "nsln_high_risk"
+
+
+class Slnd(StrEnum):
+    """Result of sentinel lymph node dissection; withdrawn re-opens the case."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    WITHDRAWN = "withdrawn"
+
+
+class Deposit(StrEnum):
+    """Size class of the nodal deposit (AJCC): > 2 mm, 0.2-2 mm, isolated cells."""
+
+    MACRO = "macro"
+    MICRO = "micro"
+    ITC = "itc"
+
+
+@dataclass(frozen=True, slots=True)
+class Roi:
+    """One rectangle that a person drew, in continuous pixels of the marked image.
+
+    (0, 0) is the outer top-left corner of the first pixel; x grows along a row
+    (columns), y down the rows (PS3.3 C.10.5.1.2). `frame` counts from 1.
+    `exact` is False when the rectangle was derived from another shape.
+    """
+
+    sop_instance_uid: SopInstanceUid
+    frame: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    carrier: Carrier
+    carrier_sop_instance_uid: SopInstanceUid
+    author: str | None = None
+    label: str | None = None
+    tracking_uid: str | None = None
+    marked_at: datetime | None = None
+    exact: bool = True
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1)."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The slice to analyse for one side, and every reason for the choice.
+
+    `roi` names the marked image; `sop_instance_uid`, `frame` and `path` name the
+    analysed one, the same rectangle on the model's DCE phase. `path` is absolute.
+    `area_mm2` is the rectangle's; `candidates` counts the rectangles considered.
+    """
+
+    roi: Roi
+    sop_instance_uid: SopInstanceUid
+    frame: int
+    path: Path
+    phase: str
+    laterality: Laterality
+    laterality_derived: bool
+    area_mm2: float
+    candidates: int
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proportion:
+    """k of n, with a 95% Wilson interval; value = k / n."""
+
+    k: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The point estimate k / n, in [0, 1]."""
+        return self.k / self.n
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinding:
+    """What one stage says of one case.
+
+    Every field but `stage` and `status` is None when the stage did not run.
+    `probability` and `threshold` lie in [0, 1], unrounded. `heat` is the class
+    activation map on the analysed slice's grid: (rows, columns) float32 in units
+    of the logit difference, NaN outside the network's field of view. `heat_range`
+    is the fixed scale (low, high) of the model's colour bar, in the same units.
+    """
+
+    stage: Stage
+    status: StageStatus
+    probability: float | None = None
+    threshold: float | None = None
+    threshold_source: str | None = None
+    risk: Risk | None = None
+    sensitivity: Proportion | None = None
+    specificity: Proportion | None = None
+    dataset: str | None = None
+    model: str | None = None
+    weights_sha256: str | None = None
+    preprocessing_sha256: str | None = None
+    device: str | None = None
+    heat: NDArray[np.float32] | None = None
+    heat_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlndResult:
+    """An SLND result as recorded: append-only, a correction is a new one."""
+
+    result: Slnd
+    deposit: Deposit | None
+    performed_on: date | None
+    source: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CaseFinding:
+    """Everything that one version of one case's report says."""
+
+    result_id: str
+    version: int
+    selection: Selection
+    pathway: Pathway
+    sln: StageFinding
+    nsln: StageFinding
+    slnd: SlndResult | None
+    discordant: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An encoded DICOM Part 10 file that belongs to one result; bytes are frozen."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: SopInstanceUid
+    sha256: str
+    content: bytes

@@ -1,0 +1,120 @@
+"""What a study is to Sentinode: identifiers, states, reasons, received instances."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NewType, Self
+
+StudyUid = NewType("StudyUid", str)
+SopInstanceUid = NewType("SopInstanceUid", str)
+
+UID_PATTERN: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII)
+"""Components without leading zeros, joined by dots (DICOM PS3.5 section 9.1)."""
+
+UID_MAX_LENGTH: Final = 64
+AE_TITLE_PATTERN: Final = re.compile(r"(?! +$)[ -\[\]-~]{1,16}", re.ASCII)
+"""1-16 characters of the default repertoire, no backslash, not blank (PS3.5 6.2)."""
+
+
+def is_valid_uid(text: str) -> bool:
+    """Say whether text is a UID by PS3.5 section 9.1; anything else is refused."""
+    return len(text) <= UID_MAX_LENGTH and UID_PATTERN.fullmatch(text) is not None
+
+
+class StudyState(StrEnum):
+    """Where a study stands in the ledger (not its clinical pathway)."""
+
+    RECEIVING = "receiving"
+    QUEUED = "queued"
+    ANALYZING = "analyzing"
+    ANALYZED = "analyzed"
+    HELD = "held"
+    IGNORED = "ignored"
+    FAILED = "failed"
+
+
+class Reason(StrEnum):
+    """Why a study is held, ignored or failed; stable codes for scripts and metrics."""
+
+    NO_ROI = "no_roi"
+    NO_DCE_PHASE = "no_dce_phase"
+    ROI_CONFLICT = "roi_conflict"
+    ROI_OUTSIDE_IMAGE = "roi_outside_image"
+    ROI_IMAGE_MISSING = "roi_image_missing"
+    ROI_UNREADABLE = "roi_unreadable"
+    PHASE_AMBIGUOUS = "phase_ambiguous"
+    LATERALITY_UNKNOWN = "laterality_unknown"
+    QUALITY = "quality"
+    DUPLICATE_DIFFERS = "duplicate_differs"
+    PATIENT_MISMATCH = "patient_mismatch"
+    INCOMPLETE = "incomplete"
+    NOT_BREAST_MR = "not_breast_mr"
+    UNREADABLE = "unreadable"
+    NO_MODEL = "no_model"
+    ANALYSIS_ERROR = "analysis_error"
+    WORKER_LOST = "worker_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A DICOM application entity on the network, written AET@HOST:PORT."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read AET@HOST:PORT.
+
+        Raises:
+            ValueError: The text has another form, or a part is out of range.
+        """
+        ae_title, at, address = text.partition("@")
+        host, colon, port = address.rpartition(":")
+        if not (at and colon and host and port.isdecimal()):
+            raise ValueError(f"{text!r} is not of the form AET@HOST:PORT")
+        if not AE_TITLE_PATTERN.fullmatch(ae_title):
+            raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
+        if not 0 < int(port) < 65536:
+            raise ValueError(f"port {port} is not in 1-65535")
+        return cls(ae_title, host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.ae_title}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """One durable instance, as the listener hands it to the ledger.
+
+    All of it can be read back from the file alone, so a lost row can be rebuilt.
+    `path` is relative to the spool; `sha256` covers the encoded data set without
+    file meta information; `patient_key` is a keyed hash, never the Patient ID.
+    """
+
+    study_uid: StudyUid
+    series_uid: str
+    sop_instance_uid: SopInstanceUid
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: Path
+    size: int
+    sha256: str
+    patient_key: str
+    calling_ae: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance of a study, as the ledger hands it to the readers."""
+
+    sop_instance_uid: SopInstanceUid
+    series_uid: str
+    sop_class_uid: str
+    path: Path
+    sha256: str

@@ -1,0 +1,1 @@
+"""Offline training of the Sentinode models; nothing here runs in the service."""

@@ -1,0 +1,1 @@
+"""Queue, model and administration of Sentinode."""
