@@ -14,6 +14,7 @@ UID_PATTERN: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII)
 """Components without leading zeros, joined by dots (DICOM PS3.5 section 9.1)."""
 
 UID_MAX_LENGTH: Final = 64
+MAX_PORT: Final = 65535
 AE_TITLE_PATTERN: Final = re.compile(r"(?! +$)[ -\[\]-~]{1,16}", re.ASCII)
 """1-16 characters of the default repertoire, no backslash, not blank (PS3.5 6.2)."""
 
@@ -78,7 +79,7 @@ class Peer:
             raise ValueError(f"{text!r} is not of the form AET@HOST:PORT")
         if not AE_TITLE_PATTERN.fullmatch(ae_title):
             raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
-        if not 0 < int(port) < 65536:
+        if not 0 < int(port) <= MAX_PORT:
             raise ValueError(f"port {port} is not in 1-65535")
         return cls(ae_title, host.strip("[]"), int(port))
 

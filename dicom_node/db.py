@@ -1,0 +1,126 @@
+"""Database engine, transactions and column types; SQLite embedded, PostgreSQL else."""
+
+import enum
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Enum,
+    MetaData,
+    String,
+    TypeDecorator,
+    create_engine,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+SQLITE_BUSY_TIMEOUT_S = 30.0
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in and out; SQLite alone would drop the time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Refuse a naive time, store UTC."""
+        del dialect
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot be stored")
+        return value.astimezone(UTC)
+
+    def process_result_value(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """Return aware UTC on every database."""
+        del dialect
+        if value is None:
+            return None
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Root of every table; constraint names are fixed so that migrations can drop."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: UtcDateTime,
+        list[str]: JSON,
+        # Values, not names, and text instead of a native type: an added member
+        # needs no migration on PostgreSQL.
+        enum.Enum: Enum(
+            enum.Enum,
+            native_enum=False,
+            length=32,
+            values_callable=lambda members: [member.value for member in members],
+        ),
+        str: String,
+    }
+
+
+Sessions = sessionmaker[Session]
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """Return the current time as aware UTC."""
+    return datetime.now(UTC)
+
+
+def connect(url: str) -> Engine:
+    """Open the database at an SQLAlchemy URL; nothing is read or written yet.
+
+    SQLite runs in WAL mode with `synchronous=FULL`: a commit that returned is on
+    disk. Writers start with BEGIN IMMEDIATE, so that two of them queue up for the
+    busy timeout instead of failing half-way; `reading` sessions take no write lock.
+    """
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def writing(engine: Engine) -> Sessions:
+    """Return the factory of sessions that may write."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def reading(engine: Engine) -> Sessions:
+    """Return the factory of sessions that only read and never block a writer."""
+    return sessionmaker(
+        engine.execution_options(sentinode_readonly=True), expire_on_commit=False
+    )
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    del record
+    connection.isolation_level = None  # we send BEGIN ourselves
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    readonly = connection.get_execution_options().get("sentinode_readonly", False)
+    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")

@@ -1,0 +1,181 @@
+"""Rows of the ledger and the outbox; they never leave those two modules.
+
+No column holds a patient's name, ID or birth date: `patient_key` is a keyed hash.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.db import Base
+from dicom_node.study import Reason, StudyState
+
+UID = String(64)
+KEY = String(64)
+AE_TITLE = String(16)
+ID = String(36)
+
+
+class DeliveryState(StrEnum):
+    """Where one document stands on its way to one destination."""
+
+    DUE = "due"
+    SENT = "sent"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+class StudyRow(Base):
+    """One study and its place in the state machine.
+
+    `revision` grows with each instance that may change the outcome; a claim is
+    valid while `claim_token` is unchanged. `announced_at` is the time of the last
+    queue message, None when there is none.
+    """
+
+    __tablename__ = "study"
+    __table_args__ = (
+        Index(None, "state", "quiet_until"),
+        Index(None, "state", "announced_at"),
+        Index(None, "last_received_at"),
+    )
+
+    study_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    state: Mapped[StudyState]
+    reason: Mapped[Reason | None]
+    detail: Mapped[str | None] = mapped_column(Text)
+    patient_key: Mapped[str] = mapped_column(KEY, index=True)
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+    quiet_until: Mapped[datetime]
+    instances: Mapped[int]
+    revision: Mapped[int]
+    attempts: Mapped[int]
+    queued_at: Mapped[datetime | None]
+    announced_at: Mapped[datetime | None]
+    claim_token: Mapped[str | None] = mapped_column(ID)
+    claimed_by: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+
+
+class InstanceRow(Base):
+    """One stored instance; `own` marks a report of ours that came back."""
+
+    __tablename__ = "instance"
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    series_uid: Mapped[str] = mapped_column(UID)
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    transfer_syntax_uid: Mapped[str] = mapped_column(UID)
+    path: Mapped[str]
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(KEY)
+    patient_key: Mapped[str] = mapped_column(KEY)
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    received_at: Mapped[datetime]
+    own: Mapped[bool]
+
+
+class ConflictRow(Base):
+    """A second object under a SOP Instance UID that we hold with other bytes.
+
+    The first is kept, the second lies in the quarantine at `path`, and the study
+    stays held until a person has resolved it.
+    """
+
+    __tablename__ = "conflict"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "sha256"),)
+
+    conflict_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(KEY)
+    patient_differs: Mapped[bool]
+    received_at: Mapped[datetime]
+    resolved_at: Mapped[datetime | None]
+
+
+class AssociationRow(Base):
+    """One association that stored something; open until its rows are committed."""
+
+    __tablename__ = "association"
+
+    association_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    listener: Mapped[str]
+    calling_ae: Mapped[str] = mapped_column(AE_TITLE)
+    peer_address: Mapped[str]
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class AssociationStudyRow(Base):
+    """A study that an association carried; written before its first Success."""
+
+    __tablename__ = "association_study"
+
+    association_id: Mapped[str] = mapped_column(
+        ForeignKey("association.association_id"), primary_key=True
+    )
+    study_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_uid"), primary_key=True, index=True
+    )
+
+
+class EventRow(Base):
+    """One line of a study's history, for people."""
+
+    __tablename__ = "event"
+
+    event_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    at: Mapped[datetime]
+    what: Mapped[str]
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class DocumentRow(Base):
+    """One report or capture; its bytes lie frozen in the spool at `path`."""
+
+    __tablename__ = "document"
+
+    sop_instance_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    result_id: Mapped[str] = mapped_column(ID, index=True)
+    kind: Mapped[str]
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    sha256: Mapped[str] = mapped_column(KEY)
+    path: Mapped[str]
+    size: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Base):
+    """One document on its way to one destination (AET@HOST:PORT)."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "destination"),
+        Index(None, "state", "next_attempt_at"),
+    )
+
+    delivery_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("document.sop_instance_uid")
+    )
+    result_id: Mapped[str] = mapped_column(ID, index=True)
+    destination: Mapped[str]
+    state: Mapped[DeliveryState]
+    attempts: Mapped[int]
+    last_status: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    next_attempt_at: Mapped[datetime | None]
+    announced_at: Mapped[datetime | None]
+    claim_token: Mapped[str | None] = mapped_column(ID)
+    lease_until: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]

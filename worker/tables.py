@@ -1,0 +1,162 @@
+"""Rows of what the models said, what pathology said, and which model was active.
+
+Results and pathology are append-only: a correction is a new row.
+"""
+
+from datetime import date, datetime
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dicom_node.db import Base
+from dicom_node.findings import (
+    Carrier,
+    Deposit,
+    Laterality,
+    Pathway,
+    Risk,
+    Slnd,
+    Stage,
+    StageStatus,
+)
+
+UID = String(64)
+SHA256 = String(64)
+ID = String(36)
+
+
+class CaseRow(Base):
+    """One patient, one side, one study; `result_id` names its newest result."""
+
+    __tablename__ = "case"
+    __table_args__ = (UniqueConstraint("study_uid", "laterality"),)
+
+    case_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
+    laterality: Mapped[Laterality]
+    pathway: Mapped[Pathway]
+    result_id: Mapped[str] = mapped_column(ID)
+    opened_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class SlndRow(Base):
+    """One SLND result as recorded; the newest row of a side counts."""
+
+    __tablename__ = "slnd"
+    __table_args__ = (Index(None, "study_uid", "laterality"),)
+
+    slnd_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
+    laterality: Mapped[Laterality]
+    result: Mapped[Slnd]
+    deposit: Mapped[Deposit | None]
+    performed_on: Mapped[date | None]
+    source: Mapped[str] = mapped_column(Text)
+    recorded_at: Mapped[datetime]
+    recorded_by: Mapped[str]
+
+
+class ResultRow(Base):
+    """One version of one case's result, with the ROI and the slice it came from."""
+
+    __tablename__ = "result"
+    __table_args__ = (UniqueConstraint("case_id", "version"),)
+
+    result_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("case.case_id"))
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    laterality: Mapped[Laterality]
+    version: Mapped[int]
+    pathway: Mapped[Pathway]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    supersedes: Mapped[str | None] = mapped_column(ID)
+    superseded_by: Mapped[str | None] = mapped_column(ID)
+    discordant: Mapped[bool]
+    slnd_id: Mapped[int | None] = mapped_column(ForeignKey("slnd.slnd_id"))
+
+    roi_carrier: Mapped[Carrier]
+    roi_carrier_sop_instance_uid: Mapped[str] = mapped_column(UID)
+    roi_sop_instance_uid: Mapped[str] = mapped_column(UID)
+    roi_frame: Mapped[int]
+    roi_x0: Mapped[float]
+    roi_y0: Mapped[float]
+    roi_x1: Mapped[float]
+    roi_y1: Mapped[float]
+    roi_author: Mapped[str | None]
+    roi_label: Mapped[str | None]
+    roi_tracking_uid: Mapped[str | None] = mapped_column(UID)
+    roi_marked_at: Mapped[datetime | None]
+    roi_exact: Mapped[bool]
+
+    source_sop_instance_uid: Mapped[str] = mapped_column(UID)
+    source_frame: Mapped[int]
+    phase: Mapped[str]
+    laterality_derived: Mapped[bool]
+    area_mm2: Mapped[float]
+    candidates: Mapped[int]
+    why: Mapped[list[str]]
+    input_sop_instance_uids: Mapped[list[str]]
+    input_sha256: Mapped[str] = mapped_column(SHA256)
+
+    select_ms: Mapped[float]
+    decode_ms: Mapped[float]
+    inference_ms: Mapped[float]
+    report_ms: Mapped[float]
+    total_ms: Mapped[float]
+
+
+class StageRow(Base):
+    """What one stage said in one result; numbers are null when it did not run."""
+
+    __tablename__ = "stage"
+
+    result_id: Mapped[str] = mapped_column(
+        ForeignKey("result.result_id"), primary_key=True
+    )
+    stage: Mapped[Stage] = mapped_column(primary_key=True)
+    status: Mapped[StageStatus]
+    probability: Mapped[float | None]
+    threshold: Mapped[float | None]
+    threshold_source: Mapped[str | None] = mapped_column(Text)
+    risk: Mapped[Risk | None]
+    sensitivity_k: Mapped[int | None]
+    sensitivity_n: Mapped[int | None]
+    sensitivity_low: Mapped[float | None]
+    sensitivity_high: Mapped[float | None]
+    specificity_k: Mapped[int | None]
+    specificity_n: Mapped[int | None]
+    specificity_low: Mapped[float | None]
+    specificity_high: Mapped[float | None]
+    dataset: Mapped[str | None] = mapped_column(Text)
+    model: Mapped[str | None]
+    weights_sha256: Mapped[str | None] = mapped_column(SHA256)
+    preprocessing_sha256: Mapped[str | None] = mapped_column(SHA256)
+    device: Mapped[str | None]
+
+
+class ActivationRow(Base):
+    """A model put into service for a stage; the newest row of a stage counts."""
+
+    __tablename__ = "activation"
+
+    activation_id: Mapped[int] = mapped_column(primary_key=True)
+    stage: Mapped[Stage] = mapped_column(index=True)
+    name: Mapped[str]
+    version: Mapped[str]
+    weights_sha256: Mapped[str] = mapped_column(SHA256)
+    activated_at: Mapped[datetime]
+    activated_by: Mapped[str]
+
+
+class ThresholdRow(Base):
+    """A site's own operating threshold; null returns to the manifest's."""
+
+    __tablename__ = "threshold"
+
+    threshold_id: Mapped[int] = mapped_column(primary_key=True)
+    stage: Mapped[Stage] = mapped_column(index=True)
+    threshold: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(Text)
+    set_at: Mapped[datetime]
+    set_by: Mapped[str]
