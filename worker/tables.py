@@ -26,7 +26,10 @@ ID = String(36)
 
 
 class CaseRow(Base):
-    """One patient, one side, one study; `result_id` names its newest result."""
+    """One patient, one side, one study; `result_id` names its newest result.
+
+    `stale` asks for a new version although the input is unchanged (reprocessing).
+    """
 
     __tablename__ = "case"
     __table_args__ = (UniqueConstraint("study_uid", "laterality"),)
@@ -36,6 +39,7 @@ class CaseRow(Base):
     laterality: Mapped[Laterality]
     pathway: Mapped[Pathway]
     result_id: Mapped[str] = mapped_column(ID)
+    stale: Mapped[bool]
     opened_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
