@@ -11,6 +11,7 @@
         - StudyHeldError         a person or another object is needed; carries a Reason
         - StudyIgnoredError      not a study for us; carries a Reason
         - SettingsError          the configuration cannot be used
+        - ModelIntegrityError    weights that are not those of their manifest
 """
 
 from typing import TYPE_CHECKING
@@ -61,6 +62,10 @@ class UnreadableObjectError(PermanentError):
 
 class SettingsError(PermanentError):
     """The configuration cannot be used; the message lists every fault."""
+
+
+class ModelIntegrityError(PermanentError):
+    """A file of weights is not the one that its manifest names; nothing may run."""
 
 
 class StudyHeldError(PermanentError):

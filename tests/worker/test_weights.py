@@ -1,0 +1,120 @@
+import hashlib
+from datetime import UTC, datetime
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from dicom_node.errors import ModelIntegrityError, SettingsError
+from dicom_node.findings import Proportion, Stage
+from worker import cascade
+from worker import manifest as manifests
+from worker.manifest import (
+    Architecture,
+    Calibration,
+    Manifest,
+    OperatingThreshold,
+    Performance,
+    Preprocessing,
+    TrainingRecord,
+)
+from worker.weights import load_stage
+
+CPU = torch.device("cpu")
+
+
+def write_model(folder, tensors):
+    content = save(tensors)
+    (folder / "model.safetensors").write_bytes(content)
+    manifest = Manifest(
+        name="resnet18-sln",
+        version="1",
+        stage=Stage.SLN,
+        architecture=Architecture(),
+        preprocessing=Preprocessing(mean=0.25, sd=0.17),
+        calibration=Calibration(slope=1.0, intercept=0.0),
+        operating_threshold=OperatingThreshold(value=0.5, how="fixed"),
+        performance=Performance(
+            dataset="none",
+            n=2,
+            auc=0.5,
+            auc_low=0.0,
+            auc_high=1.0,
+            sensitivity=Proportion(1, 1, 0.2, 1.0),
+            specificity=Proportion(1, 1, 0.2, 1.0),
+        ),
+        heat_range=(-1.0, 1.0),
+        weights_sha256=hashlib.sha256(content).hexdigest(),
+        trained_on="nothing",
+        training=TrainingRecord(
+            preset="demo", seed=0, threads=1, config={}, libraries={}
+        ),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    manifests.write(folder, manifest)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return cascade.build_network(Architecture()).eval()
+
+
+def test_a_loaded_stage_scores_as_the_network_that_was_saved(network, tmp_path):
+    write_model(tmp_path, network.state_dict())
+    x = torch.randn(3, 64, 64)
+    model = load_stage(tmp_path, CPU)
+    with torch.inference_mode():
+        expected = cascade.logit_difference(network(x[None])).item()
+
+    assert cascade.score(model, x).logit == pytest.approx(expected, abs=1e-5)
+    assert model.manifest.stage is Stage.SLN
+    assert not model.network.training
+    assert not any(p.requires_grad for p in model.network.parameters())
+
+
+def test_loading_does_not_touch_the_random_state(network, tmp_path):
+    write_model(tmp_path, network.state_dict())
+    before = torch.get_rng_state()
+    load_stage(tmp_path, CPU)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_digest_mismatch_stops(network, tmp_path):
+    write_model(tmp_path, network.state_dict())
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # one bit
+    path.write_bytes(content)
+
+    with pytest.raises(ModelIntegrityError, match="SHA-256"):
+        load_stage(tmp_path, CPU)
+
+
+def test_weights_of_another_network_stop(tmp_path):
+    write_model(tmp_path, {"fc.weight": torch.zeros(2, 512)})
+
+    with pytest.raises(ModelIntegrityError, match="resnet18"):
+        load_stage(tmp_path, CPU)
+
+
+def test_a_pickle_is_not_read(tmp_path):
+    write_model(tmp_path, {"fc.weight": torch.zeros(2, 512)})
+    content = b"\x80\x04\x95not a safetensors file"
+    (tmp_path / "model.safetensors").write_bytes(content)
+    manifest = manifests.read(tmp_path).model_copy(
+        update={"weights_sha256": hashlib.sha256(content).hexdigest()}
+    )
+    manifests.write(tmp_path, manifest)
+
+    with pytest.raises(ModelIntegrityError, match="does not fit"):
+        load_stage(tmp_path, CPU)
+
+
+def test_missing_weights_are_an_error_of_settings(network, tmp_path):
+    write_model(tmp_path, network.state_dict())
+    (tmp_path / "model.safetensors").unlink()
+
+    with pytest.raises(SettingsError, match=r"model\.safetensors cannot be read"):
+        load_stage(tmp_path, CPU)

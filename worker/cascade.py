@@ -1,0 +1,173 @@
+"""The cascade: two ResNet18 networks, the SLND gate and the decision rule.
+
+Stage I predicts metastasis of the sentinel lymph node (SLN); low risk ends there.
+High risk waits for the sentinel node dissection (SLND); a positive result opens
+stage II, which predicts metastasis of the non-sentinel nodes (NSLN).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
+
+from dicom_node.findings import Pathway, Risk, Slnd, StageStatus
+from worker.manifest import Architecture, Manifest
+
+NEGATIVE, POSITIVE = 0, 1  # classes of the head
+BLOCKS = (2, 2, 2, 2)  # ResNet18
+
+
+@dataclass(frozen=True, slots=True)
+class StageModel:
+    """A network with its weights loaded, in eval mode on `device`."""
+
+    network: ResNet
+    manifest: Manifest
+    device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class StageScore:
+    """What one network says of one crop.
+
+    `probability` is calibrated. `logit` is the uncalibrated difference, positive
+    minus negative. `cam` is the (map, map) float32 class activation map of that
+    logit: mean(cam) + bias == logit.
+    """
+
+    probability: float
+    logit: float
+    cam: NDArray[np.float32]
+    bias: float
+
+
+def build_network(architecture: Architecture) -> ResNet:
+    """Build a ResNet18 with two classes and torchvision's names of weights.
+
+    Strides that the architecture removes become dilation of every convolution
+    behind them ("à trous"): at the positions that a stock ResNet18 would keep, the
+    map has the same values. torchvision itself refuses dilation for its BasicBlock.
+    """
+    network = ResNet(BasicBlock, list(BLOCKS), num_classes=2)
+    layers = (network.layer1, network.layer2, network.layer3, network.layer4)
+    before = 1
+    for layer, stride, dilation in zip(
+        layers, architecture.strides, architecture.dilations, strict=True
+    ):
+        for block in layer:
+            _dilate(block.conv1, before)
+            _dilate(block.conv2, dilation)
+            before = dilation
+        first = layer[0]
+        first.conv1.stride = (stride, stride)
+        if first.downsample is not None:
+            first.downsample[0].stride = (stride, stride)
+    return network
+
+
+def _dilate(conv: nn.Conv2d, dilation: int) -> None:
+    conv.dilation = (dilation, dilation)
+    conv.padding = (dilation, dilation)  # keeps the size of a 3x3 convolution
+
+
+def feature_map(network: ResNet, x: torch.Tensor) -> torch.Tensor:
+    """Return the last feature map (B, 512, map, map) of inputs (B, 3, 64, 64)."""
+    x = network.maxpool(network.relu(network.bn1(network.conv1(x))))  # (B, 64, 16, 16)
+    x = network.layer2(network.layer1(x))  # (B, 128, 8, 8)
+    features: torch.Tensor = network.layer4(network.layer3(x))  # (B, 512, 8, 8)
+    return features
+
+
+def logit_difference(logits: torch.Tensor) -> torch.Tensor:
+    """Return positive minus negative, (B,), of logits (B, 2)."""
+    return logits[:, POSITIVE] - logits[:, NEGATIVE]
+
+
+def class_activation(
+    network: ResNet, features: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the class activation maps (B, map, map) and the bias, both float64.
+
+    With global average pooling and a linear head, the logit difference *is* the
+    mean of this map plus the bias, so the map needs no backward pass.
+    Source: Zhou et al., Learning Deep Features for Discriminative Localization,
+    CVPR 2016, equation 2.
+    """
+    weight = network.fc.weight.double()  # (2, 512)
+    bias = network.fc.bias.double()
+    direction = weight[POSITIVE] - weight[NEGATIVE]
+    cam = torch.einsum("c,bchw->bhw", direction, features.double())
+    return cam, bias[POSITIVE] - bias[NEGATIVE]
+
+
+def score(model: StageModel, x: torch.Tensor) -> StageScore:
+    """Score one crop: the network in float32, its linear head in float64.
+
+    Args:
+        model: A loaded stage.
+        x: (3, 64, 64) float32 from `worker.preprocess.to_input`.
+
+    Returns:
+        The score; the same crop gives the same bits on the same device.
+    """
+    batch = x.to(model.device)[None].contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        features = feature_map(model.network, batch)
+        cam, bias = class_activation(model.network, features)
+        logit = float(cam.mean() + bias)
+    return StageScore(
+        probability=model.manifest.calibration.probability(logit),
+        logit=logit,
+        cam=cam[0].float().cpu().numpy(),
+        bias=float(bias),
+    )
+
+
+def risk_of(probability: float, threshold: float) -> Risk:
+    """Decide: high means probability >= threshold, both unrounded."""
+    return Risk.HIGH if probability >= threshold else Risk.LOW
+
+
+def stage_two_status(sln: Risk, slnd: Slnd | None) -> StageStatus:
+    """Say whether stage II runs (`DONE`), or why it does not.
+
+    Pathology outranks the prediction: a positive dissection opens stage II on a
+    low-risk case too, and a negative one closes every case.
+    """
+    if slnd is Slnd.POSITIVE:
+        return StageStatus.DONE
+    if slnd is Slnd.NEGATIVE:
+        return StageStatus.EXCLUDED
+    return StageStatus.PENDING if sln is Risk.HIGH else StageStatus.NOT_INDICATED
+
+
+def pathway(sln: Risk, slnd: Slnd | None, nsln: Risk | None) -> Pathway:
+    """Return where a case stands; a withdrawn SLND result counts as none.
+
+    Args:
+        sln: Risk of stage I.
+        slnd: Result of the dissection, if there is one.
+        nsln: Risk of stage II; looked at only when the dissection was positive.
+
+    Raises:
+        ValueError: The dissection was positive and stage II has not run.
+    """
+    status = stage_two_status(sln, slnd)
+    if status is StageStatus.DONE:
+        if nsln is None:
+            raise ValueError("a positive SLND needs the risk of stage II")
+        return Pathway.NSLN_HIGH_RISK if nsln is Risk.HIGH else Pathway.NSLN_LOW_RISK
+    return {
+        StageStatus.EXCLUDED: Pathway.SLN_NEGATIVE,
+        StageStatus.PENDING: Pathway.AWAITING_SLND,
+        StageStatus.NOT_INDICATED: Pathway.SLN_LOW_RISK,
+    }[status]
+
+
+def is_discordant(sln: Risk, slnd: Slnd | None) -> bool:
+    """Say whether the dissection found a metastasis that stage I called low risk."""
+    return sln is Risk.LOW and slnd is Slnd.POSITIVE

@@ -1,0 +1,259 @@
+"""The manifest of a model: everything that serving needs to know besides weights.
+
+A model on disk is `MODELS_DIR/<name>/<version>/` with `manifest.json`,
+`model.safetensors` and `MODEL_CARD.md`; one stage per model. This module needs no
+torch, so that the command line and the dispatcher can read manifests.
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from dicom_node.errors import SettingsError
+from dicom_node.findings import Proportion, Stage
+
+FORMAT_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+WEIGHTS_NAME: Final = "model.safetensors"
+CARD_NAME: Final = "MODEL_CARD.md"
+MAX_MANIFEST_BYTES: Final = 1 << 20
+
+PROPORTION_KEYS: Final = frozenset({"k", "n", "low", "high"})
+
+
+def _only_known_keys(value: object) -> object:
+    """Refuse unknown keys: pydantic ignores them in a standard dataclass."""
+    if isinstance(value, Mapping) and set(value) != PROPORTION_KEYS:
+        raise ValueError(f"a proportion has the keys {sorted(PROPORTION_KEYS)}")
+    return value
+
+
+def _in_order(value: Proportion) -> Proportion:
+    if not (0 <= value.k <= value.n and 0 <= value.low <= value.high <= 1):
+        raise ValueError("a proportion needs 0 <= k <= n and 0 <= low <= high <= 1")
+    return value
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
+"""A part of a path: lower case, digits, dot and hyphen, never hidden."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Percentile = Annotated[float, Field(ge=0, le=100)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Rate = Annotated[
+    Proportion, BeforeValidator(_only_known_keys), AfterValidator(_in_order)
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(_Frozen):
+    """Shape of the network; equal in training, calibration, serving and CAM.
+
+    `strides` and `dilations` belong to layer1..layer4. The default turns the
+    strides of layer3 and layer4 into dilation, so that a 64x64 input gives an 8x8
+    map; torchvision's stock ResNet18 is (1, 2, 2, 2), (1, 1, 1, 1) and map 2.
+    """
+
+    name: Literal["resnet18"] = "resnet18"
+    strides: tuple[int, int, int, int] = (1, 2, 1, 1)
+    dilations: tuple[int, int, int, int] = (1, 1, 2, 4)
+    map_size: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _strides_are_known(self) -> Self:
+        if any(s not in {1, 2} for s in self.strides):
+            raise ValueError("the stride of a layer is 1 or 2")
+        if any(d not in {1, 2, 4, 8} for d in self.dilations):
+            raise ValueError("the dilation of a layer is 1, 2, 4 or 8")
+        return self
+
+
+class Preprocessing(_Frozen):
+    """How a slice and a rectangle become the input of the network.
+
+    Applied in the order of the fields by `worker.preprocess` alone. `mean` and
+    `sd` are those of the training crops after windowing. `phase` is the DCE phase
+    that the network was trained on.
+    """
+
+    pixels: Literal["modality-lut"] = "modality-lut"
+    crop: Literal["floor-ceil-clip"] = "floor-ceil-clip"
+    window_percentiles: tuple[Percentile, Percentile] = (1.0, 99.5)
+    resize: int = Field(default=70, ge=8)
+    interpolation: Literal["bilinear-antialias"] = "bilinear-antialias"
+    size: int = Field(default=64, ge=8)
+    channels: Literal[3] = 3
+    mean: Finite
+    sd: float = Field(gt=0, allow_inf_nan=False)
+    phase: str = Field(default="post-1", pattern=r"^(pre|post-[1-9][0-9]?)$")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        low, high = self.window_percentiles
+        if low >= high:
+            raise ValueError("window percentiles need low < high")
+        if self.size > self.resize or (self.resize - self.size) % 2:
+            raise ValueError("the centre crop must leave an equal margin on both sides")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the canonical JSON: sorted keys, no spaces, ASCII."""
+        text = json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")
+        )
+        return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+class Calibration(_Frozen):
+    """Platt scaling: probability = sigmoid(slope * logit + intercept)."""
+
+    slope: float = Field(gt=0, allow_inf_nan=False)
+    intercept: Finite
+
+    def probability(self, logit: float) -> float:
+        """Map an uncalibrated logit difference to a probability in [0, 1]."""
+        z = self.slope * logit + self.intercept
+        if z >= 0:
+            return 1.0 / (1.0 + math.exp(-z))
+        return math.exp(z) / (1.0 + math.exp(z))  # exp never overflows this way
+
+
+class OperatingThreshold(_Frozen):
+    """The cut on the calibrated probability, and one sentence on how it was set."""
+
+    value: Probability
+    how: str = Field(min_length=1)
+
+
+class Performance(_Frozen):
+    """Held-out performance on `dataset`; the proportions are at the threshold.
+
+    `auc_low` and `auc_high` bound the 95% DeLong interval on the logit scale.
+    """
+
+    dataset: str = Field(min_length=1)
+    n: int = Field(gt=0)
+    auc: Probability
+    auc_low: Probability
+    auc_high: Probability
+    sensitivity: Rate
+    specificity: Rate
+
+
+class TrainingRecord(_Frozen):
+    """What is needed to repeat the training run.
+
+    `config` holds every number of the recipe. On a CPU the same config, seed,
+    thread count and libraries give the same weights.
+    """
+
+    preset: str
+    seed: int
+    threads: int = Field(ge=1)
+    config: dict[str, int | float | str | bool | None]
+    libraries: dict[str, str]
+    parent_weights_sha256: Sha256 | None = None
+
+
+class Manifest(_Frozen):
+    """One model of one stage, as `manifest.json` holds it.
+
+    `heat_range` is the fixed colour scale (low, high) of the class activation map
+    in units of the logit difference.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Slug
+    version: Slug
+    stage: Stage
+    architecture: Architecture
+    preprocessing: Preprocessing
+    calibration: Calibration
+    operating_threshold: OperatingThreshold
+    performance: Performance
+    heat_range: tuple[Finite, Finite]
+    weights_sha256: Sha256
+    trained_on: str = Field(min_length=1)
+    training: TrainingRecord
+    created_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _heat_range_is_ordered(self) -> Self:
+        if not self.heat_range[0] < self.heat_range[1]:
+            raise ValueError("heat_range needs low < high")
+        return self
+
+    @property
+    def preprocessing_sha256(self) -> str:
+        """SHA-256 of the canonical JSON of `preprocessing`."""
+        return self.preprocessing.sha256
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, as people and `models activate` write it."""
+        return f"{self.name}@{self.version}"
+
+
+def read(folder: Path) -> Manifest:
+    """Read the manifest of the model in a folder.
+
+    Raises:
+        SettingsError: The file is missing, too large, or not a manifest; the
+            message names the file and every faulty field.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise SettingsError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes")
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise SettingsError(f"{path} is not a model manifest: {faults}") from error
+
+
+def write(folder: Path, manifest: Manifest) -> Path:
+    """Write `manifest.json` whole or not at all, and return its path."""
+    path = folder / MANIFEST_NAME
+    content = manifest.model_dump_json(indent=2).encode("utf-8") + b"\n"
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".manifest-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+    return path
