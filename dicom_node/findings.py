@@ -1,14 +1,19 @@
 """What was marked, chosen and found: the values that pass from ROI to report."""
 
+import math
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.study import SopInstanceUid
+
+Z95: Final = 1.959963984540054
+"""Two-sided 95% quantile of the standard normal distribution."""
 
 
 class Carrier(StrEnum):
@@ -134,6 +139,21 @@ class Proportion:
     low: float
     high: float
 
+    @classmethod
+    def wilson(cls, k: int, n: int) -> Self:
+        """Return k of n with its 95% Wilson score interval.
+
+        Raises:
+            ValueError: n is not positive, or k is not in 0..n.
+        """
+        if not 0 <= k <= n or n == 0:
+            raise ValueError(f"{k} of {n} is not a proportion")
+        z2 = Z95 * Z95
+        middle = (k + z2 / 2) / (n + z2)
+        half = Z95 * math.sqrt(k * (n - k) / n + z2 / 4) / (n + z2)
+        low = 0.0 if k == 0 else middle - half  # exact where rounding would not be
+        return cls(k, n, low, 1.0 if k == n else middle + half)
+
     @property
     def value(self) -> float:
         """The point estimate k / n, in [0, 1]."""
@@ -177,6 +197,7 @@ class SlndResult:
     performed_on: date | None
     source: str
     recorded_at: datetime
+    slnd_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

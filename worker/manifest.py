@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -147,10 +147,19 @@ class OperatingThreshold(_Frozen):
     how: str = Field(min_length=1)
 
 
+class OperatingPoint(NamedTuple):
+    """What a threshold means on the held-out data."""
+
+    sensitivity: Proportion
+    specificity: Proportion
+
+
 class Performance(_Frozen):
-    """Held-out performance on `dataset`; the proportions are at the threshold.
+    """Held-out performance on `dataset`; the proportions are at the model's threshold.
 
     `auc_low` and `auc_high` bound the 95% DeLong interval on the logit scale.
+    `positives` and `negatives` are the calibrated probabilities of the held-out
+    cases, ascending, so that another threshold of a site can be described too.
     """
 
     dataset: str = Field(min_length=1)
@@ -160,6 +169,26 @@ class Performance(_Frozen):
     auc_high: Probability
     sensitivity: Rate
     specificity: Rate
+    positives: tuple[Probability, ...] = Field(min_length=1, repr=False)
+    negatives: tuple[Probability, ...] = Field(min_length=1, repr=False)
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        counts = (len(self.positives), len(self.negatives))
+        if counts != (self.sensitivity.n, self.specificity.n):
+            raise ValueError(f"{counts} scores do not fit the proportions")
+        if sum(counts) != self.n:
+            raise ValueError(f"{counts} scores are not n = {self.n} cases")
+        return self
+
+    def at(self, threshold: float) -> OperatingPoint:
+        """Count the held-out cases at a threshold: high means score >= threshold."""
+        found = sum(score >= threshold for score in self.positives)
+        spared = sum(score < threshold for score in self.negatives)
+        return OperatingPoint(
+            sensitivity=Proportion.wilson(found, len(self.positives)),
+            specificity=Proportion.wilson(spared, len(self.negatives)),
+        )
 
 
 class TrainingRecord(_Frozen):
@@ -203,6 +232,16 @@ class Manifest(_Frozen):
     def _heat_range_is_ordered(self) -> Self:
         if not self.heat_range[0] < self.heat_range[1]:
             raise ValueError("heat_range needs low < high")
+        return self
+
+    @model_validator(mode="after")
+    def _performance_is_at_the_threshold(self) -> Self:
+        counted = self.performance.at(self.operating_threshold.value)
+        stated = (self.performance.sensitivity.k, self.performance.specificity.k)
+        if (counted.sensitivity.k, counted.specificity.k) != stated:
+            raise ValueError(
+                f"k = {stated} disagrees with the scores at the operating threshold"
+            )
         return self
 
     @property

@@ -31,16 +31,18 @@ def manifest():
         operating_threshold=OperatingThreshold(value=0.5, how="fixed"),
         performance=Performance(
             dataset="phantom easy",
-            n=100,
+            n=10,
             auc=0.8,
             auc_low=0.7,
             auc_high=0.9,
-            sensitivity=Proportion(27, 30, 0.74, 0.97),
-            specificity=Proportion(35, 70, 0.39, 0.61),
+            sensitivity=Proportion.wilson(3, 4),
+            specificity=Proportion.wilson(5, 6),
+            positives=(0.4, 0.5, 0.7, 0.9),
+            negatives=(0.1, 0.1, 0.2, 0.3, 0.4, 0.6),
         ),
         heat_range=(-2.0, 2.0),
         weights_sha256="0" * 64,
-        trained_on="phantom easy, n=100, seed 1",
+        trained_on="phantom easy, n=40, seed 1",
         training=TrainingRecord(
             preset="demo", seed=1, threads=2, config={"epochs": 1}, libraries={}
         ),
@@ -58,7 +60,7 @@ def test_what_is_written_is_read(manifest, tmp_path):
 def test_proportions_come_back_as_the_value_that_findings_use(manifest, tmp_path):
     manifests.write(tmp_path, manifest)
 
-    assert manifests.read(tmp_path).performance.sensitivity.value == 0.9
+    assert manifests.read(tmp_path).performance.sensitivity.value == 0.75
 
 
 def test_times_are_rfc_3339_in_utc(manifest, tmp_path):
@@ -120,11 +122,36 @@ def test_values_out_of_range_are_refused(manifest, tmp_path, field, value):
 
 def test_a_proportion_of_more_than_all_is_refused(manifest, tmp_path):
     content = manifest.model_dump(mode="json")
-    content["performance"]["specificity"] |= {"k": 71}
+    content["performance"]["specificity"] |= {"k": 7}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
 
     with pytest.raises(SettingsError, match="k <= n"):
         manifests.read(tmp_path)
+
+
+def test_another_threshold_is_described_by_the_held_out_scores(manifest):
+    at = manifest.performance.at(0.4)
+
+    assert (at.sensitivity.k, at.sensitivity.n) == (4, 4)
+    assert (at.specificity.k, at.specificity.n) == (4, 6)
+    assert at.specificity == Proportion.wilson(4, 6)
+
+
+def test_proportions_that_disagree_with_the_threshold_are_refused(manifest):
+    content = manifest.model_dump()
+    content["operating_threshold"]["value"] = 0.4
+
+    with pytest.raises(ValueError, match="disagrees with the scores"):
+        Manifest.model_validate(content)
+
+
+def test_scores_that_are_not_the_cases_are_refused(manifest):
+    content = manifest.performance.model_dump()
+
+    with pytest.raises(ValueError, match="not n = 11"):
+        Performance.model_validate(content | {"n": 11})
+    with pytest.raises(ValueError, match="do not fit"):
+        Performance.model_validate(content | {"positives": [0.5]})
 
 
 @pytest.mark.parametrize(
