@@ -1,0 +1,50 @@
+"""The Celery application: JSON only, ids only, late acknowledgement, prefetch 1.
+
+State lives in the database; a message only wakes someone up. It may be lost, be
+delivered twice or arrive late: the claim in the ledger decides.
+"""
+
+from typing import Final
+
+from celery import Celery
+
+from worker import queues
+from worker.settings import WorkerSettings
+
+CHILD_START_TIMEOUT_S: Final = 60.0
+"""Celery kills a child that is silent for 4 s; loading two models may take longer."""
+
+
+def create_app(settings: WorkerSettings) -> Celery:
+    """Build the application; task modules are named by each process with `-I`.
+
+    Celery's beat imports every module of `include`, and with it torch, so nothing
+    is included here.
+    """
+    app = Celery("sentinode", broker=settings.broker)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=CHILD_START_TIMEOUT_S,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_routes={task: {"queue": queue} for task, queue in queues.QUEUE_OF.items()},
+        task_create_missing_queues=True,
+        timezone="UTC",
+        beat_schedule={
+            "sweep": {
+                "task": queues.SWEEP,
+                "schedule": settings.sweep_interval,
+                # A sweep that nobody took in time is replaced by the next one.
+                "options": {"expires": 2 * settings.sweep_interval.total_seconds()},
+            }
+        },
+    )
+    return app

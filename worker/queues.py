@@ -1,0 +1,13 @@
+"""Names of queues and tasks; light enough for every process to import."""
+
+from typing import Final
+
+DISPATCH: Final = "dispatch"
+ANALYSIS: Final = "analysis"
+DELIVERY: Final = "delivery"
+
+SWEEP: Final = "worker.tasks.dispatch.sweep"
+ANALYZE: Final = "worker.tasks.analysis.analyze"
+DELIVER: Final = "worker.tasks.delivery.deliver"
+
+QUEUE_OF: Final = {SWEEP: DISPATCH, ANALYZE: ANALYSIS, DELIVER: DELIVERY}

@@ -1,0 +1,63 @@
+"""Settings of the queue, the workers and the command line."""
+
+import hashlib
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field
+
+from dicom_node.settings import NodeSettings
+
+SOCKET_PATH_LIMIT: Final = 100
+"""sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
+
+
+class WorkerSettings(NodeSettings):
+    """Settings of every process but the listener, which reads `NodeSettings`.
+
+    `broker_url` unset means the broker that `sentinode up` embeds; any
+    Redis-compatible URL is accepted. `analysis_time_limit` and
+    `delivery_time_limit` are hard: the process is killed and its claim expires.
+    `resend_after` is how long a message may wait before the sweep sends another.
+    """
+
+    broker_url: str | None = None
+    models_dir: Path | None = None
+    workers: int = Field(default=1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    sweep_interval: timedelta = timedelta(seconds=0.5)
+    analysis_time_limit: timedelta = timedelta(minutes=2)
+    delivery_time_limit: timedelta = timedelta(minutes=5)
+    resend_after: timedelta = timedelta(minutes=1)
+    max_attempts: int = Field(default=3, ge=1)
+
+    @property
+    def broker(self) -> str:
+        """URL of the broker that Celery connects to."""
+        return self.broker_url or f"redis+socket://{self.broker_socket}"
+
+    @property
+    def broker_socket(self) -> Path:
+        """Unix socket of the embedded broker, short enough for the kernel."""
+        path = self.data_dir.resolve() / "broker.sock"
+        if len(str(path)) <= SOCKET_PATH_LIMIT:
+            return path
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"sentinode-{digest}" / "broker.sock"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models: NAME/VERSION/manifest.json."""
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim on a study holds: longer than its task can live."""
+        return self.analysis_time_limit + timedelta(seconds=30)
+
+    @property
+    def delivery_lease(self) -> timedelta:
+        """How long a claim on deliveries holds: longer than its task can live."""
+        return self.delivery_time_limit + timedelta(seconds=30)

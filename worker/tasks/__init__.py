@@ -1,0 +1,1 @@
+"""Celery tasks: each parses a message, calls one function, maps the result."""

@@ -1,0 +1,290 @@
+"""Analysing one study: claim, compute, record; the only task module with torch.
+
+The order of initialisation matters for CUDA: the parent process of the pool only
+imports torch; the models are loaded after the fork, by each child on its own device.
+"""
+
+import logging
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from billiard.process import current_process
+from celery import current_app, shared_task
+from celery.signals import worker_init, worker_process_init
+
+from dicom_node import db, ledger, outbox
+from dicom_node.db import Sessions, now
+from dicom_node.errors import (
+    ModelIntegrityError,
+    NodeError,
+    SettingsError,
+    StudyHeldError,
+    StudyIgnoredError,
+    TransientError,
+    UnreadableObjectError,
+)
+from dicom_node.ledger import Claim
+from dicom_node.outbox import DocumentRecord
+from dicom_node.report.device import Device, installed
+from dicom_node.spool import Spool
+from dicom_node.study import Reason, StudyState, StudyUid
+from worker import models, outcomes, pipeline, queues, runtime
+from worker.case import AnalyzedCase, PriorResult
+from worker.outcomes import CaseRecord
+from worker.pipeline import Cascade, StudyInput
+from worker.serving import LoadedCascade, choose_device
+from worker.settings import WorkerSettings
+from worker.tasks.dispatch import announce_delivery
+
+log = logging.getLogger(__name__)
+
+Verdict = tuple[StudyState, Reason | None, str | None]
+"""State, reason and sentence that an analysis ends with."""
+
+CascadeSource = Callable[[Sessions], Cascade]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where this process works: files, settings, the device that signs reports."""
+
+    sessions: Sessions
+    spool: Spool
+    settings: WorkerSettings
+    device: Device
+
+
+def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...]:
+    """Claim a study, analyse it, and record result and deliveries together.
+
+    A message may be delivered twice: the claim lets one through. An instance may
+    arrive meanwhile: the claim is then void and this result is dropped.
+
+    Returns:
+        The identifiers of the results that were recorded.
+
+    Raises:
+        ModelIntegrityError: The active weights are not what was activated; the study
+            is back in the queue and this worker must stop.
+    """
+    with site.sessions.begin() as session:
+        claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
+    if claim is None:
+        return ()
+    try:
+        analyzed = pipeline.analyze(
+            _study_input(claim, site), cascade(site.sessions), site.device
+        )
+    except (TransientError, ModelIntegrityError) as error:
+        _give_back(claim, site.sessions, error)
+        raise
+    except NodeError as error:
+        _conclude(claim, site.sessions, _verdict(error))
+        return ()
+    except Exception as error:  # noqa: BLE001 -- the edge of a supervised process
+        _after_crash(claim, site, error)
+        return ()
+    return _record(claim, site, analyzed)
+
+
+def _study_input(claim: Claim, site: Site) -> StudyInput:
+    stored = [
+        replace(instance, path=site.spool.absolute(instance.path))
+        for instance in claim.instances
+    ]
+    with site.sessions() as session:
+        cases = outcomes.cases(session, claim.study_uid)
+        reports = {
+            case.newest.result_id: outbox.documents(session, case.newest.result_id)
+            for case in cases
+        }
+        slnd = outcomes.slnd_results(session, claim.study_uid)
+    priors = {
+        case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
+        for case in cases
+    }
+    return StudyInput(claim.study_uid, stored, priors, slnd)
+
+
+def _prior(
+    case: CaseRecord, documents: Sequence[DocumentRecord], spool: Spool
+) -> PriorResult:
+    newest = case.newest
+    sln, nsln = newest.stages
+    reports = [spool.absolute(one.path) for one in documents if one.kind == "SR"]
+    return PriorResult(
+        result_id=newest.result_id,
+        version=newest.version,
+        input_sha256=newest.input_sha256,
+        stale=case.stale,
+        sln=sln,
+        nsln=nsln,
+        slnd=newest.slnd,
+        report=reports[0] if reports else None,
+    )
+
+
+def _record(
+    claim: Claim, site: Site, analyzed: Sequence[AnalyzedCase]
+) -> tuple[str, ...]:
+    """Freeze the documents, then commit state, results and deliveries as one.
+
+    The compare-and-set goes first: a study that changed meanwhile records nothing.
+    """
+    frozen = {
+        case.finding.result_id: [
+            (one, site.spool.write_document(one.sha256, one.content))
+            for one in case.documents
+        ]
+        for case in analyzed
+    }
+    with site.sessions.begin() as session:
+        detail = _summary(analyzed)
+        if not ledger.finish(session, claim, StudyState.ANALYZED, now(), detail=detail):
+            log.info("result dropped, the study changed meanwhile", extra=_of(claim))
+            return ()
+        for case in analyzed:
+            outcomes.record(session, claim.study_uid, case)
+            outbox.enqueue(
+                session,
+                claim.study_uid,
+                case.finding.result_id,
+                frozen[case.finding.result_id],
+                site.settings.pacs,
+                now(),
+            )
+    log.info("study analyzed", extra=_of(claim) | {"results": len(analyzed)})
+    return tuple(frozen)
+
+
+def _summary(analyzed: Sequence[AnalyzedCase]) -> str:
+    if not analyzed:
+        return "the input is unchanged, the earlier result stands"
+    return "; ".join(
+        f"{case.finding.selection.laterality}: {case.finding.pathway}"
+        for case in analyzed
+    )
+
+
+def _conclude(claim: Claim, sessions: Sessions, verdict: Verdict) -> None:
+    state, reason, detail = verdict
+    with sessions.begin() as session:
+        ledger.finish(session, claim, state, now(), reason=reason, detail=detail)
+    log.warning(
+        "study not analyzed", extra=_of(claim) | {"state": state, "reason": reason}
+    )
+
+
+def _verdict(error: NodeError) -> Verdict:
+    """Turn what stopped an analysis into a state, a reason code and a sentence."""
+    if isinstance(error, StudyHeldError):
+        return StudyState.HELD, error.reason, error.detail
+    if isinstance(error, StudyIgnoredError):
+        return StudyState.IGNORED, error.reason, error.detail
+    if isinstance(error, SettingsError):
+        return StudyState.HELD, Reason.NO_MODEL, str(error)
+    unreadable = isinstance(error, UnreadableObjectError)
+    reason = Reason.UNREADABLE if unreadable else Reason.ANALYSIS_ERROR
+    return StudyState.FAILED, reason, str(error)
+
+
+def _give_back(claim: Claim, sessions: Sessions, error: NodeError) -> None:
+    with sessions.begin() as session:
+        ledger.give_back(session, claim, now(), str(error))
+    log.warning("study given back", extra=_of(claim) | {"error": type(error).__name__})
+
+
+def _after_crash(claim: Claim, site: Site, error: Exception) -> None:
+    """Try again a few times, then fail; the text of a foreign error may name people."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    detail = f"{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+    log.error("analysis crashed", extra=_of(claim) | {"error": detail})
+    if claim.attempts < site.settings.max_attempts:
+        with site.sessions.begin() as session:
+            ledger.give_back(session, claim, now(), detail)
+    else:
+        verdict = (StudyState.FAILED, Reason.ANALYSIS_ERROR, detail)
+        _conclude(claim, site.sessions, verdict)
+
+
+def _of(claim: Claim) -> dict[str, object]:
+    return {"study_uid": claim.study_uid, "attempt": claim.attempts}
+
+
+@cache
+def _cascade() -> LoadedCascade:
+    """Build this process's cascade; called after the fork only."""
+    process = current_process()
+    device = choose_device(runtime.settings().device, getattr(process, "index", 0))
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # processes scale, OpenMP threads thrash
+    return LoadedCascade(runtime.settings().models, device)
+
+
+@cache
+def _site() -> Site:
+    settings = runtime.settings()
+    return Site(runtime.sessions(), runtime.spool(), settings, installed(settings))
+
+
+@worker_init.connect
+def check_models(**_: object) -> None:
+    """Stop before the pool starts when an active model is not what it was.
+
+    Runs in the parent process, which never touches CUDA. A site without models
+    starts: its studies are held with `no_model`.
+
+    Raises:
+        SystemExit: Weights differ from their manifest or from their activation.
+    """
+    settings = runtime.settings()
+    engine = db.connect(settings.database)
+    with db.reading(engine)() as session:
+        active = outcomes.activations(session)
+    engine.dispose()  # a connection must not cross the fork
+    for activation in active.values():
+        folder = models.folder(settings.models, activation.name, activation.version)
+        try:
+            models.check_activated(models.verify(folder), activation)
+        except ModelIntegrityError as error:
+            log.critical("model refused", extra={"error": str(error)})
+            raise SystemExit(1) from error
+        except SettingsError as error:
+            log.warning("model missing", extra={"error": str(error)})
+
+
+@worker_process_init.connect
+def load_models(**_: object) -> None:
+    """Load the active models in a child of the pool, before its first study."""
+    try:
+        _cascade()(runtime.sessions())
+    except SettingsError as error:
+        log.warning("no cascade yet", extra={"error": str(error)})
+    except ModelIntegrityError as error:
+        _stop_worker(error)
+
+
+def _stop_worker(error: ModelIntegrityError) -> None:
+    log.critical("model refused", extra={"error": str(error)})
+    os.kill(os.getppid(), signal.SIGTERM)
+
+
+@shared_task(name=queues.ANALYZE, ignore_result=True)
+def analyze_study(study_uid: str) -> None:
+    """Run `analyze` with this process's database and models, then wake delivery."""
+    try:
+        results = analyze(StudyUid(study_uid), _site(), _cascade())
+    except ModelIntegrityError as error:
+        _stop_worker(error)
+        return
+    except TransientError:
+        return  # the study is queued again; the sweep re-sends its message
+    destinations = [str(peer) for peer in runtime.settings().pacs]
+    for result_id in results:
+        announce_delivery(current_app, result_id, destinations)

@@ -1,0 +1,68 @@
+"""Sending the documents of one result to one destination."""
+
+import logging
+
+from celery import shared_task
+
+from dicom_node import outbox, sender
+from dicom_node.db import Sessions, now
+from dicom_node.errors import TransientError
+from dicom_node.outbox import Delivery
+from dicom_node.sender import SendOutcome
+from dicom_node.spool import Spool
+from dicom_node.study import Peer
+from worker import queues, runtime
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def deliver(
+    claim: tuple[str, str], sessions: Sessions, spool: Spool, settings: WorkerSettings
+) -> None:
+    """Send what is due of one (result, destination), SR first, in one association.
+
+    The bytes are those that were frozen with the result. A second message finds the
+    deliveries claimed or sent, and does nothing. Each outcome is committed as it
+    comes, so a process killed half-way repeats at most one object, which the peer
+    recognises by its SOP Instance UID.
+    """
+    result_id, destination = claim
+    with sessions.begin() as session:
+        claimed = outbox.claim(
+            session, result_id, destination, settings.delivery_lease, now()
+        )
+    if not claimed:
+        return
+    waiting = {delivery.sop_instance_uid: delivery for delivery in claimed}
+    files = [spool.absolute(delivery.path) for delivery in claimed]
+    for outcome in sender.send(Peer.parse(destination), settings.aet, files):
+        delivery = waiting.pop(outcome.sop_instance_uid)
+        _record(sessions, delivery, outcome)
+
+
+def _record(sessions: Sessions, delivery: Delivery, outcome: SendOutcome) -> None:
+    extra = {"delivery_id": delivery.delivery_id, "status": outcome.status}
+    with sessions.begin() as session:
+        if outcome.error is None:
+            outbox.sent(session, delivery, outcome.status, now())
+            log.info("delivered", extra=extra)
+        elif isinstance(outcome.error, TransientError):
+            outbox.deferred(
+                session, delivery, str(outcome.error), outcome.status, now()
+            )
+            log.warning("delivery deferred", extra=extra)
+        else:
+            outbox.failed(session, delivery, str(outcome.error), outcome.status, now())
+            log.error("delivery failed", extra=extra)
+
+
+@shared_task(name=queues.DELIVER, ignore_result=True)
+def deliver_result(result_id: str, destination: str) -> None:
+    """Run `deliver` with this process's database and spool."""
+    deliver(
+        (result_id, destination),
+        runtime.sessions(),
+        runtime.spool(),
+        runtime.settings(),
+    )
