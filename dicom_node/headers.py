@@ -1,0 +1,206 @@
+"""Reading headers: whole or not at all, one frame at a time, and never a crash.
+
+A header from the network may lack anything and hold anything. The accessors return
+None for a value that is absent or cannot be what its attribute claims.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Final
+
+from pydicom import Dataset, dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from dicom_node.errors import UnreadableObjectError
+from dicom_node.silence import silence
+
+PARSE_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom and the decoders raise on hostile or damaged bytes."""
+
+VALUE_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What pydicom raises for one value that breaks the rules of its attribute."""
+
+OFFSET_PATTERN: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
+
+FRAME_GROUPS: Final = (
+    "FrameAnatomySequence",
+    "FrameContentSequence",
+    "FrameVOILUTSequence",
+    "MREchoSequence",
+    "MRImageFrameTypeSequence",
+    "MRTimingAndRelatedParametersSequence",
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "PlaneOrientationSequence",
+    "PlanePositionSequence",
+)
+"""Functional groups whose attributes describe one frame (PS3.3 C.7.6.16)."""
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn every way in which bytes fail to be an object into one error.
+
+    Args:
+        what: Names the object in the message; without a patient's name or ID.
+
+    Raises:
+        UnreadableObjectError: With the kind of fault, but not its text: parsers
+            quote the value that they stumble over, and it may be a patient's.
+    """
+    try:
+        with silence():
+            yield
+    except PARSE_ERRORS as error:
+        fault = type(error).__name__
+        message = f"{what} cannot be read ({fault})"
+        raise UnreadableObjectError(message) from None  # its text may quote a patient
+
+
+def read_header(path: Path) -> Dataset:
+    """Read a Part 10 file up to its pixel data.
+
+    Returns:
+        The data set with its file meta information; values are parsed on access.
+
+    Raises:
+        UnreadableObjectError: Not a DICOM file, damaged, nested too deeply, or
+            deflated (a few bytes may inflate to gigabytes even without pixels).
+        OSError: The file itself cannot be opened or read.
+    """
+    with readable("the file"):
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnreadableObjectError("the file is deflated, which is not accepted")
+        dataset = dcmread(path, stop_before_pixels=True)
+        named = text(dataset, "SOPInstanceUID") and text(dataset, "SOPClassUID")
+    if not named:
+        raise UnreadableObjectError("the file names no SOP class or SOP instance")
+    return dataset
+
+
+def frame_header(dataset: Dataset, frame: int) -> Dataset:
+    """Return the header of one frame as if it were a single-frame object.
+
+    Shared and per-frame functional groups of an enhanced object are copied to the
+    top level, the frame's own last. A single-frame object is returned as it is.
+
+    Args:
+        dataset: A header, left unchanged.
+        frame: Counts from 1.
+
+    Raises:
+        UnreadableObjectError: The object has no such frame.
+    """
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    count = number(dataset, "NumberOfFrames") or 1
+    if not 1 <= frame <= max(count, len(frames)):
+        raise UnreadableObjectError(f"the object has no frame {frame}")
+    if not shared and not frames:
+        return dataset
+    flat = Dataset()
+    for element in dataset:
+        if "FunctionalGroupsSequence" not in keyword_for_tag(element.tag):
+            flat.add(element)
+    own = frames[frame - 1 : frame]
+    for group in (*shared[:1], *own):
+        _copy_groups(group, flat)
+    file_meta = getattr(dataset, "file_meta", None)
+    flat.file_meta = FileMetaDataset() if file_meta is None else file_meta
+    return flat
+
+
+def _copy_groups(group: Dataset, flat: Dataset) -> None:
+    for keyword in FRAME_GROUPS:
+        for item in (group.get(keyword) or ())[:1]:
+            flat.update(item)
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return a value as text without blanks around it; "" when it is absent."""
+    try:
+        value = dataset.get(keyword)
+    except VALUE_ERRORS:
+        return ""
+    if value is None or isinstance(value, bytes):
+        return ""
+    many = isinstance(value, Sequence) and not isinstance(value, str)
+    return "\\".join(str(one).strip() for one in (value if many else (value,)))
+
+
+def words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return a multi-valued code string, one text for each value."""
+    joined = text(dataset, keyword)
+    return tuple(joined.split("\\")) if joined else ()
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return exactly `count` finite numbers, or None."""
+    try:
+        values = tuple(float(one) for one in words(dataset, keyword))
+    except ValueError:
+        return None
+    if len(values) != count or not all(math.isfinite(one) for one in values):
+        return None
+    return values
+
+
+def real(dataset: Dataset, keyword: str) -> float | None:
+    """Return one finite number, or None."""
+    values = numbers(dataset, keyword, 1)
+    return values[0] if values else None
+
+
+def number(dataset: Dataset, keyword: str) -> int | None:
+    """Return one whole number, or None."""
+    value = real(dataset, keyword)
+    return int(value) if value is not None and value == int(value) else None
+
+
+def moment(dataset: Dataset, date: str, time: str) -> datetime | None:
+    """Return a date and time with its zone, or None when the date is not usable.
+
+    Without TimezoneOffsetFromUTC the zone is unknown; it is taken as UTC, which
+    orders objects of one site, and is no statement about when something happened.
+    """
+    day, clock = text(dataset, date), text(dataset, time)
+    digits = (clock.partition(".")[0] + "000000")[:6]
+    try:
+        local = datetime.strptime(day + digits, "%Y%m%d%H%M%S")  # noqa: DTZ007 - next
+    except ValueError:
+        return None
+    return local.replace(tzinfo=zone(dataset) or UTC)
+
+
+def zone(dataset: Dataset) -> timezone | None:
+    """Return the zone that TimezoneOffsetFromUTC (&ZZXX) states, or None."""
+    offset = text(dataset, "TimezoneOffsetFromUTC")
+    if OFFSET_PATTERN.fullmatch(offset) is None:
+        return None
+    shift = timedelta(hours=int(offset[1:3]), minutes=int(offset[3:5]))
+    return timezone(-shift if offset[0] == "-" else shift)

@@ -1,0 +1,299 @@
+"""The objects of a study: MR frames with their geometry, documents, and pixels."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ColorSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedMRImageStorage,
+    EnhancedSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
+
+from dicom_node.errors import UnreadableObjectError
+from dicom_node.findings import Laterality
+from dicom_node.headers import (
+    frame_header,
+    number,
+    numbers,
+    read_header,
+    readable,
+    real,
+    text,
+    words,
+)
+from dicom_node.own import is_own
+from dicom_node.study import SopInstanceUid, StoredInstance
+
+__all__ = ["MrImage", "StudyObjects", "read_header", "read_pixels", "read_study"]
+
+Vector: TypeAlias = tuple[float, float, float]
+
+MR_CLASSES: Final = frozenset(
+    {
+        MRImageStorage,
+        EnhancedMRImageStorage,
+        LegacyConvertedEnhancedMRImageStorage,
+    }
+)
+DOCUMENT_CLASSES: Final = frozenset(
+    {
+        BasicTextSRStorage,
+        EnhancedSRStorage,
+        ComprehensiveSRStorage,
+        Comprehensive3DSRStorage,
+        GrayscaleSoftcopyPresentationStateStorage,
+        ColorSoftcopyPresentationStateStorage,
+    }
+)
+MAX_SIDE: Final = 4096
+"""Rows, columns and frames that a decoder is ever asked for."""
+
+MAX_SKEW: Final = 1e-2
+"""Departure of direction cosines from unit length and a right angle."""
+
+CLOCK_PATTERN: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d{1,6})?)", re.ASCII)
+
+MAX_PIXEL_BYTES: Final = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class MrImage:
+    """The header of one MR frame; None or "" where the header says nothing usable.
+
+    `frame` counts from 1. `spacing` is (between rows, between columns) in mm.
+    `position` is the centre of the first pixel, `orientation` the directions of a
+    row and of a column, in the patient's coordinates (LPS, mm). `acquired` counts
+    seconds since midnight, `trigger_time` milliseconds.
+    """
+
+    sop_instance_uid: SopInstanceUid
+    sop_class_uid: str
+    series_uid: str
+    study_uid: str
+    path: Path
+    frame: int
+    rows: int
+    columns: int
+    spacing: tuple[float, float] | None = None
+    position: Vector | None = None
+    orientation: tuple[float, ...] | None = None
+    thickness: float | None = None
+    frame_of_reference_uid: str = ""
+    series_number: int | None = None
+    acquisition_number: int | None = None
+    temporal_position: int | None = None
+    acquired: float | None = None
+    trigger_time: float | None = None
+    repetition_time: float | None = None
+    echo_time: float | None = None
+    flip_angle: float | None = None
+    scanning_sequence: tuple[str, ...] = ()
+    sequence_name: str = ""
+    image_type: tuple[str, ...] = ()
+    description: str = ""
+    study_description: str = ""
+    body_part: str = ""
+    laterality: Laterality | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyObjects:
+    """What a study holds for us; our own reports and captures are left out.
+
+    `documents` are presentation states and structured reports. `unreadable` has a
+    sentence for each object that did not parse, without a patient's name or ID.
+    """
+
+    images: tuple[MrImage, ...] = ()
+    documents: tuple[Dataset, ...] = ()
+    unreadable: tuple[str, ...] = field(default=())
+
+
+def read_study(stored: Sequence[StoredInstance]) -> StudyObjects:
+    """Read the headers of a study, from `stored` with absolute paths.
+
+    An object that does not parse is reported, never raised: one damaged file must
+    not keep a whole study from being analysed.
+    """
+    images: list[MrImage] = []
+    documents: list[Dataset] = []
+    unreadable: list[str] = []
+    for instance in stored:
+        try:
+            if instance.sop_class_uid in MR_CLASSES:
+                images.extend(_read_images(instance))
+            elif instance.sop_class_uid in DOCUMENT_CLASSES:
+                documents.extend(_read_document(instance))
+        except UnreadableObjectError as error:
+            unreadable.append(f"object {instance.sop_instance_uid}: {error}")
+    return StudyObjects(tuple(images), tuple(documents), tuple(unreadable))
+
+
+def _read_document(instance: StoredInstance) -> Iterator[Dataset]:
+    dataset = read_header(instance.path)
+    with readable("the document"):
+        dataset.decode()
+        own = is_own(dataset)
+    if not own:
+        yield dataset
+
+
+def _read_images(instance: StoredInstance) -> Iterator[MrImage]:
+    dataset = read_header(instance.path)
+    with readable("the header"):
+        if is_own(dataset):
+            return
+        frames = number(dataset, "NumberOfFrames") or 1
+        if not 1 <= frames <= MAX_SIDE:
+            raise UnreadableObjectError(f"the image claims {frames} frames")
+        found = [_image(dataset, instance.path, n + 1) for n in range(frames)]
+    yield from found
+
+
+def _image(dataset: Dataset, path: Path, frame: int) -> MrImage:
+    flat = frame_header(dataset, frame)
+    rows, columns = number(flat, "Rows"), number(flat, "Columns")
+    if not rows or not columns or rows < 0 or columns < 0:
+        raise UnreadableObjectError("the image states no size")
+    spacing = numbers(flat, "PixelSpacing", 2)
+    position = numbers(flat, "ImagePositionPatient", 3)
+    return MrImage(
+        sop_instance_uid=SopInstanceUid(text(flat, "SOPInstanceUID")),
+        sop_class_uid=text(flat, "SOPClassUID"),
+        series_uid=text(flat, "SeriesInstanceUID"),
+        study_uid=text(flat, "StudyInstanceUID"),
+        path=path,
+        frame=frame,
+        rows=rows,
+        columns=columns,
+        spacing=_spacing(spacing),
+        position=(position[0], position[1], position[2]) if position else None,
+        orientation=_orientation(flat),
+        thickness=real(flat, "SliceThickness"),
+        frame_of_reference_uid=text(flat, "FrameOfReferenceUID"),
+        series_number=number(flat, "SeriesNumber"),
+        acquisition_number=number(flat, "FrameAcquisitionNumber")
+        or number(flat, "AcquisitionNumber"),
+        temporal_position=number(flat, "TemporalPositionIndex")
+        or number(flat, "TemporalPositionIdentifier"),
+        acquired=_acquired(flat),
+        trigger_time=real(flat, "TriggerTime"),
+        repetition_time=real(flat, "RepetitionTime"),
+        echo_time=real(flat, "EffectiveEchoTime") or real(flat, "EchoTime"),
+        flip_angle=real(flat, "FlipAngle"),
+        scanning_sequence=words(flat, "ScanningSequence"),
+        sequence_name=text(flat, "SequenceName") or text(flat, "PulseSequenceName"),
+        image_type=words(flat, "FrameType") or words(flat, "ImageType"),
+        description=text(flat, "SeriesDescription"),
+        study_description=text(flat, "StudyDescription"),
+        body_part=text(flat, "BodyPartExamined").upper(),
+        laterality=_laterality(flat),
+    )
+
+
+def _spacing(values: tuple[float, ...] | None) -> tuple[float, float] | None:
+    if values is None or min(values) <= 0:
+        return None
+    return values[0], values[1]
+
+
+def _orientation(flat: Dataset) -> tuple[float, ...] | None:
+    """Return two unit vectors at a right angle, or None."""
+    values = numbers(flat, "ImageOrientationPatient", 6)
+    if values is None:
+        return None
+    row, column = np.array(values[:3]), np.array(values[3:])
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if max(np.abs(lengths - 1).max(), abs(row @ column)) > MAX_SKEW:
+        return None
+    return values
+
+
+def _acquired(flat: Dataset) -> float | None:
+    """Return seconds since midnight; midnight itself within a study is ignored."""
+    clock = text(flat, "FrameAcquisitionDateTime") or text(flat, "AcquisitionDateTime")
+    clock = clock[8:] if clock else text(flat, "AcquisitionTime")
+    match = CLOCK_PATTERN.match(clock)
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _laterality(flat: Dataset) -> Laterality | None:
+    for keyword in ("FrameLaterality", "ImageLaterality", "Laterality"):
+        side = text(flat, keyword)
+        if side in {"L", "R"}:
+            return Laterality(side)
+    return None
+
+
+def read_pixels(path: Path, frame: int) -> NDArray[np.float32]:
+    """Decode one frame of an MR image.
+
+    Sizes are checked against the header before a decoder sees a byte: a few bytes
+    of a compressed image may ask for gigabytes.
+
+    Args:
+        path: A Part 10 file.
+        frame: Counts from 1.
+
+    Returns:
+        (rows, columns) after the modality LUT, bright where the signal is high
+        (MONOCHROME1 is inverted).
+
+    Raises:
+        UnreadableObjectError: Damaged, too large, not grey, or not decodable.
+        OSError: The file itself cannot be opened or read.
+    """
+    header = read_header(path)
+    with readable("the pixel data"):
+        flat = frame_header(header, frame)
+        _check_pixels(flat)
+        stored = pixel_array(path, index=frame - 1)  # (rows, columns)
+        values = apply_modality_lut(stored, flat).astype(np.float32)
+        inverted = text(flat, "PhotometricInterpretation") == "MONOCHROME1"
+        shape = (number(flat, "Rows"), number(flat, "Columns"))
+    if values.shape != shape or not np.isfinite(values).all():
+        raise UnreadableObjectError("the pixel data do not fill the image")
+    return values.max() + values.min() - values if inverted else values
+
+
+def _check_pixels(header: Dataset) -> None:
+    """Refuse what a decoder should not be asked for.
+
+    Raises:
+        UnreadableObjectError: Names the attribute that is out of bounds.
+    """
+    sizes = {
+        "Rows": number(header, "Rows") or 0,
+        "Columns": number(header, "Columns") or 0,
+        "NumberOfFrames": number(header, "NumberOfFrames") or 1,
+    }
+    for name, size in sizes.items():
+        if not 1 <= size <= MAX_SIDE:
+            raise UnreadableObjectError(f"{name} is {size}, not in 1-{MAX_SIDE}")
+    samples, bits = number(header, "SamplesPerPixel"), number(header, "BitsAllocated")
+    grey = text(header, "PhotometricInterpretation").startswith("MONOCHROME")
+    if samples != 1 or not grey:
+        raise UnreadableObjectError("the image is not a grey-scale image")
+    if bits not in {8, 16}:
+        raise UnreadableObjectError(f"BitsAllocated is {bits}, not 8 or 16")
+    if int(np.prod(list(sizes.values()))) * bits // 8 > MAX_PIXEL_BYTES:
+        raise UnreadableObjectError(
+            f"the pixel data would take more than {MAX_PIXEL_BYTES // 2**20} MB"
+        )
