@@ -159,15 +159,19 @@ def words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     return tuple(joined.split("\\")) if joined else ()
 
 
-def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
-    """Return exactly `count` finite numbers, or None."""
+def reals(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return all values if each is a finite number, else none."""
     try:
         values = tuple(float(one) for one in words(dataset, keyword))
     except ValueError:
-        return None
-    if len(values) != count or not all(math.isfinite(one) for one in values):
-        return None
-    return values
+        return ()
+    return values if all(math.isfinite(one) for one in values) else ()
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return exactly `count` finite numbers, or None."""
+    values = reals(dataset, keyword)
+    return values if len(values) == count else None
 
 
 def real(dataset: Dataset, keyword: str) -> float | None:
