@@ -95,3 +95,15 @@ def install(source: Path, models: Path) -> Manifest:
     shutil.copytree(source, partial)
     partial.rename(target)
     return manifest
+
+
+def card(path: Path) -> str:
+    """Return the text of a model card.
+
+    Raises:
+        SettingsError: The card is missing.
+    """
+    try:
+        return (path / manifests.CARD_NAME).read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} has no model card: {error.strerror}") from error

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Select, desc, func, select, update
 from sqlalchemy.orm import Session
 
-from dicom_node.errors import PermanentError
+from dicom_node.errors import NotFoundError
 from dicom_node.findings import (
     Laterality,
     Pathway,
@@ -67,7 +67,7 @@ ROI_COLUMNS: Final = (
 TIMING_COLUMNS: Final = tuple(Timings.__dataclass_fields__)
 
 
-class ResultNotFoundError(PermanentError):
+class ResultNotFoundError(NotFoundError):
     """No result has this identifier."""
 
 

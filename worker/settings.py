@@ -1,14 +1,16 @@
 """Settings of the queue, the workers and the command line."""
 
 import hashlib
+import os
 import tempfile
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
 
-from dicom_node.settings import NodeSettings
+from dicom_node.settings import ENV_PREFIX, NodeSettings
 
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
@@ -61,3 +63,15 @@ class WorkerSettings(NodeSettings):
     def delivery_lease(self) -> timedelta:
         """How long a claim on deliveries holds: longer than its task can live."""
         return self.delivery_time_limit + timedelta(seconds=30)
+
+
+def child_environment(flags: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a child process: ours, overruled by our flags."""
+    given = {f"{ENV_PREFIX}{name.upper()}": value for name, value in flags.items()}
+    return {**os.environ, **given}  # noqa: TID251 - handed on unread
+
+
+def cache_dir() -> Path:
+    """Return the user's folder of things that can be made again (XDG)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")  # noqa: TID251 - the one reader
+    return (Path(base) if base else Path.home() / ".cache") / "sentinode"

@@ -1,0 +1,87 @@
+"""`sentinode`: the administrator's command line; one module per noun.
+
+Modules are imported when their command is called, so that `--help` stays fast and
+no command pays for what it does not use.
+"""
+
+import sys
+from importlib import import_module
+from typing import Final
+
+import click
+from sqlalchemy.exc import OperationalError
+
+from dicom_node import __version__
+from dicom_node.errors import NodeError, NotFoundError, StateError
+
+COMMANDS: Final = {
+    "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
+    "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
+    "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),
+    "models": ("worker.cli.models", "List models and put them into service."),
+    "results": ("worker.cli.results", "What the models said of each case."),
+    "send": ("worker.cli.send", "Send DICOM files to any application entity."),
+    "slnd": ("worker.cli.slnd", "Record results of sentinel node dissection."),
+    "studies": ("worker.cli.studies", "Find studies, complete or requeue them."),
+    "up": ("worker.cli.up", "Run broker, listener and workers in one process tree."),
+}
+
+EXIT_FAILED: Final = 1
+EXIT_NOT_FOUND: Final = 3
+EXIT_REFUSED: Final = 4
+
+
+class _Commands(click.Group):
+    """The commands of `COMMANDS`, imported on demand; errors become exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; what Sentinode raises on purpose becomes one sentence."""
+        try:
+            return super().invoke(ctx)
+        except NotFoundError as error:
+            _exit(EXIT_NOT_FOUND, error)
+        except StateError as error:
+            _exit(EXIT_REFUSED, error)
+        except NodeError as error:
+            _exit(EXIT_FAILED, error)
+        except OperationalError as error:
+            _exit(
+                EXIT_FAILED,
+                f"the database does not answer or has no tables ({error.orig}); "
+                "check SENTINODE_DATABASE_URL, then run `sentinode db upgrade`",
+            )
+
+
+def _exit(code: int, why: object) -> None:
+    click.echo(f"sentinode: {why}", err=True)
+    sys.exit(code)
+
+
+@click.command(cls=_Commands)
+@click.version_option(__version__, prog_name="sentinode")
+def main() -> None:
+    """Sentinode: research on axillary lymph node risk in breast DCE-MRI.
+
+    RESEARCH USE ONLY: nothing that this program prints or sends is a diagnosis.
+
+    Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 refused by state.
+    """

@@ -1,0 +1,129 @@
+"""What every command shares: settings, the database, JSON, tables."""
+
+import getpass
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine
+
+from dicom_node import db
+from dicom_node.db import Sessions
+from dicom_node.errors import SettingsError
+from dicom_node.settings import load
+from dicom_node.spool import Spool
+from worker.settings import WorkerSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The installation that a command works on."""
+
+    settings: WorkerSettings
+    engine: Engine
+
+    @property
+    def reading(self) -> Sessions:
+        """Sessions that never change or block anything."""
+        return db.reading(self.engine)
+
+    @property
+    def writing(self) -> Sessions:
+        """Sessions of commands that change state."""
+        return db.writing(self.engine)
+
+    @property
+    def spool(self) -> Spool:
+        """The stored instances and documents."""
+        return Spool(self.settings.spool)
+
+
+def read_settings(**flags: object) -> WorkerSettings:
+    """Read the settings; a fault in them is wrong usage (exit code 2)."""
+    try:
+        return load(WorkerSettings, **flags)
+    except SettingsError as error:
+        raise click.UsageError(
+            f"{error}\nGive --data-dir, or set the variables named above."
+        ) from error
+
+
+def site_options(function: F) -> F:
+    """Add `--data-dir` and `--database-url`; the command gets a Site as `site`."""
+
+    @click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False),
+        help="Folder of the installation [SENTINODE_DATA_DIR].",
+    )
+    @click.option(
+        "--database-url",
+        help="SQLAlchemy URL; default: SQLite in the data folder.",
+    )
+    @wraps(function)
+    def wrapped(
+        *args: object, data_dir: str | None, database_url: str | None, **kwargs: object
+    ) -> object:
+        settings = read_settings(data_dir=data_dir, database_url=database_url)
+        site = Site(settings, db.connect(settings.database))
+        try:
+            return function(*args, site=site, **kwargs)
+        finally:
+            site.engine.dispose()
+
+    return wrapped  # type: ignore[return-value]  # click reads the wrapped signature
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead."
+)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document; times are RFC 3339 UTC."""
+    click.echo(json.dumps(value, indent=2, default=_encode, ensure_ascii=False))
+
+
+def _encode(value: object) -> str:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    return str(value)
+
+
+def rfc3339(value: datetime) -> str:
+    """Write a time as RFC 3339 in UTC, to the millisecond."""
+    text = value.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Print a table for people; identifiers are folded, never cut off."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if cell is None else _cell(cell) for cell in row))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)
+
+
+def operator() -> str:
+    """Return who is at the keyboard, for records of changes."""
+    return getpass.getuser()

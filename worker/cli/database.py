@@ -1,0 +1,54 @@
+"""`sentinode db`: create, upgrade or inspect the database."""
+
+import click
+
+from dicom_node import schema
+from worker.cli.context import Site, json_option, print_json, site_options
+
+
+@click.group("db")
+def command() -> None:
+    """Create, upgrade or inspect the database."""
+
+
+@command.command()
+@click.option("--revision", default="head", show_default=True)
+@site_options
+def upgrade(site: Site, revision: str) -> None:
+    """Bring the database to the newest schema; safe to run twice."""
+    if site.settings.database_url is None:
+        site.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    schema.upgrade(site.settings.database, revision)
+    click.echo(f"database is at {schema.current(site.settings.database)}")
+
+
+@command.command()
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@site_options
+def downgrade(site: Site, revision: str, *, yes: bool) -> None:
+    """Take the database back to an older REVISION; `base` drops every table."""
+    if not yes:
+        click.confirm(
+            f"Take the database back to {revision}? Data of newer tables is lost.",
+            abort=True,
+        )
+    schema.downgrade(site.settings.database, revision)
+    click.echo(f"database is at {schema.current(site.settings.database) or 'base'}")
+
+
+@command.command()
+@json_option
+@site_options
+def current(site: Site, *, as_json: bool) -> None:
+    """Show the revision of the database."""
+    revision = schema.current(site.settings.database)
+    if as_json:
+        print_json(
+            {
+                "revision": revision,
+                "current": schema.is_current(site.settings.database),
+            }
+        )
+    else:
+        click.echo(revision or "no tables; run `sentinode db upgrade`")

@@ -1,0 +1,171 @@
+"""`sentinode doctor`: check everything that Sentinode depends on."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Final
+
+import click
+from celery import Celery
+from kombu import Connection
+from rich.progress import track
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node import schema, sender
+from dicom_node.db import now
+from dicom_node.errors import NodeError
+from dicom_node.study import Peer
+from worker import models, outcomes
+from worker.cli.context import Site, json_option, print_json, print_table, site_options
+
+GIB: Final = 2**30
+TIMEOUT_S: Final = 5.0
+MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def _database(site: Site) -> str:
+    url = site.settings.database
+    revision = schema.current(url)
+    if not schema.is_current(url):
+        raise NodeError(f"schema is {revision or 'absent'}; run `sentinode db upgrade`")
+    return f"{site.engine.dialect.name}, schema {revision}"
+
+
+def _clock(site: Site) -> str:
+    """Compare our clock with the database server's: leases are made of both."""
+    started = now()
+    with site.engine.connect() as connection:
+        if site.engine.dialect.name == "sqlite":
+            theirs = connection.execute(text("select strftime('%s', 'now')"))
+        else:
+            theirs = connection.execute(text("select extract(epoch from now())"))
+        skew = timedelta(seconds=float(theirs.scalar_one()) - started.timestamp())
+    if abs(skew) > MAX_CLOCK_SKEW:
+        raise NodeError(f"differs from the database's by {skew}; set up NTP")
+    return f"{started:%Y-%m-%d %H:%M:%SZ}, within {MAX_CLOCK_SKEW.seconds} s of it"
+
+
+def _broker(site: Site) -> str:
+    started = time.perf_counter()
+    try:
+        with Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection:
+            connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
+    except Exception as error:  # each transport has errors of its own
+        raise NodeError(
+            "does not answer; is `sentinode up` running, is SENTINODE_BROKER_URL right?"
+        ) from error
+    return f"answered in {(time.perf_counter() - started) * 1000:.0f} ms"
+
+
+def _workers(site: Site) -> str:
+    app = Celery(broker=site.settings.broker)
+    try:
+        names = [name for reply in app.control.ping(timeout=1.0) for name in reply]
+    except Exception as error:  # each transport has errors of its own
+        raise NodeError("the broker does not answer") from error
+    if not any(name.startswith("analysis@") for name in names):
+        raise NodeError("no analysis worker answers; start one, see its log")
+    return ", ".join(sorted(names))
+
+
+def _model(site: Site) -> str:
+    with site.reading() as session:
+        active = outcomes.activations(session)
+    for stage in outcomes.Stage:
+        activation = models.in_service(stage, active)
+        folder = models.folder(
+            site.settings.models, activation.name, activation.version
+        )
+        models.check_activated(models.verify(folder), activation)
+    return ", ".join(f"{one.name}@{one.version}" for one in active.values())
+
+
+def _disk(site: Site) -> str:
+    free = site.spool.free_bytes()
+    if free < site.settings.min_free_bytes:
+        raise NodeError(
+            f"{free / GIB:.1f} GiB free, below the mark of "
+            f"{site.settings.min_free_bytes / GIB:.1f} GiB: nothing is received"
+        )
+    if not os.access(site.settings.data_dir, os.W_OK):
+        raise NodeError(f"{site.settings.data_dir} cannot be written")
+    return f"{free / GIB:.1f} GiB free"
+
+
+def _listener(site: Site) -> str:
+    host = site.settings.host
+    local = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared only
+    peer = Peer(site.settings.aet, local, site.settings.port)
+    return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
+
+
+def _pacs(peer: Peer) -> Callable[[Site], str]:
+    def echo(site: Site) -> str:
+        elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+        return f"{peer} echoed in {elapsed:.0f} ms"
+
+    return echo
+
+
+def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
+    try:
+        return Check(name, ok=True, detail=look(site))
+    except SQLAlchemyError:
+        return Check(
+            name, ok=False, detail="the database does not answer or has no tables"
+        )
+    except (NodeError, OSError) as error:
+        return Check(name, ok=False, detail=str(error))
+
+
+def checks(site: Site) -> Iterator[Check]:
+    """Look at one thing after the other; none changes anything."""
+    yield _run("database", _database, site)
+    yield _run("clock", _clock, site)
+    yield _run("broker", _broker, site)
+    yield _run("workers", _workers, site)
+    yield _run("model digest", _model, site)
+    yield _run("disk", _disk, site)
+    yield _run("listener", _listener, site)
+    for peer in site.settings.pacs:
+        yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
+    if not site.settings.pacs:
+        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
+
+
+@click.command("doctor")
+@json_option
+@site_options
+def command(site: Site, *, as_json: bool) -> None:
+    """Check database, broker, workers, models, disk, clock, listener and PACS.
+
+    Changes nothing. Exit code 1 when a check fails.
+    """
+    found = list(
+        checks(site)
+        if as_json
+        else track(checks(site), "Checking", transient=True, total=8)
+    )
+    ok = all(check.ok for check in found)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(check) for check in found]})
+    else:
+        print_table(
+            "Doctor",
+            ("check", "", "detail"),
+            [(one.name, "ok" if one.ok else "FAILED", one.detail) for one in found],
+        )
+    if not ok:
+        raise SystemExit(1)

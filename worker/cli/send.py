@@ -1,0 +1,76 @@
+"""`sentinode send`: a storage SCU for people."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import track
+
+from dicom_node import sender
+from dicom_node.errors import PermanentError
+from dicom_node.sender import SendOutcome
+from dicom_node.study import Peer
+from worker.cli.context import json_option, print_json
+
+
+def _peer(_: click.Context, __: click.Parameter, value: str) -> Peer:
+    try:
+        return Peer.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _files(paths: Sequence[str]) -> list[Path]:
+    """Return the files, and those below folders, in the order of their names."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += (
+            sorted(p for p in path.rglob("*") if p.is_file())
+            if path.is_dir()
+            else [path]
+        )
+    return found
+
+
+@click.command("send")
+@click.argument(
+    "paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="PATH..."
+)
+@click.option("--to", "peer", required=True, callback=_peer, metavar="AET@HOST:PORT")
+@click.option("--aet", default="SENTINODE", show_default=True, help="Calling AE title.")
+@json_option
+def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> None:
+    """Send DICOM files, and all files below folders, to an application entity.
+
+    Files that are not DICOM are named and left out. Exit code 1 when an object was
+    not stored.
+    """
+    files = _files(paths)
+    outcomes = list(
+        track(
+            sender.send(peer, aet, files),
+            total=len(files),
+            description=f"to {peer}",
+            console=Console(stderr=True),
+        )
+    )
+    stored = sum(outcome.error is None for outcome in outcomes)
+    if as_json:
+        print_json([_as_document(outcome) for outcome in outcomes])
+    else:
+        click.echo(f"{stored} of {len(files)} stored at {peer}")
+        for outcome in outcomes:
+            if outcome.error is not None:
+                click.echo(f"{outcome.path}: {outcome.error}", err=True)
+    if stored < len(files):
+        raise PermanentError(f"{len(files) - stored} objects were not stored at {peer}")
+
+
+def _as_document(outcome: SendOutcome) -> dict[str, object]:
+    return {
+        "path": str(outcome.path),
+        "sop_instance_uid": outcome.sop_instance_uid,
+        "status": None if outcome.status is None else f"0x{outcome.status:04X}",
+        "error": None if outcome.error is None else str(outcome.error),
+    }

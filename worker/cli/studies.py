@@ -1,0 +1,243 @@
+"""`sentinode studies`: find studies, complete or requeue them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from pydicom import dcmread
+from sqlalchemy.orm import Session
+
+from dicom_node import ledger
+from dicom_node.db import now
+from dicom_node.ledger import StudyRecord
+from dicom_node.spool import Spool
+from dicom_node.study import StudyState, StudyUid
+from worker import outcomes
+from worker.cli.context import (
+    Site,
+    json_option,
+    print_json,
+    print_table,
+    rfc3339,
+    site_options,
+)
+from worker.outcomes import CaseRecord, ResultRecord
+
+
+@click.group("studies")
+def command() -> None:
+    """Find studies, see why they stand where they stand, move them on."""
+
+
+phi_option = click.option(
+    "--phi", is_flag=True, help="Show the patient's name and ID, read from the files."
+)
+
+
+def _head(record: StudyRecord) -> dict[str, Any]:
+    return {
+        "study_uid": record.study_uid,
+        "state": record.state,
+        "reason": record.reason,
+        "detail": record.detail,
+        "patient_key": record.patient_key,
+        "calling_ae": record.calling_ae,
+        "received_at": rfc3339(record.received_at),
+        "instances": record.instances,
+        "quiet_until": rfc3339(record.quiet_until),
+    }
+
+
+def _roi(result: ResultRecord) -> dict[str, Any]:
+    roi = result.roi
+    return {
+        "carrier": roi.carrier,
+        "sop_instance_uid": roi.sop_instance_uid,
+        "frame": roi.frame,
+        "x0": roi.x0,
+        "y0": roi.y0,
+        "x1": roi.x1,
+        "y1": roi.y1,
+        "author": roi.author,
+        "exact": roi.exact,
+    }
+
+
+def _selection(result: ResultRecord) -> dict[str, Any]:
+    return {
+        "phase": result.phase,
+        "laterality": result.laterality,
+        "laterality_derived": result.laterality_derived,
+        "sop_instance_uid": result.source_sop_instance_uid,
+        "area_mm2": result.area_mm2,
+        "candidates": result.candidates,
+        "why": list(result.why),
+    }
+
+
+def _case(case: CaseRecord) -> dict[str, Any]:
+    return {
+        "case_id": case.case_id,
+        "laterality": case.laterality,
+        "pathway": case.pathway,
+        "roi": _roi(case.newest),
+        "selection": _selection(case.newest),
+        "results": [one.result_id for one in case.results],
+    }
+
+
+def _whole(session: Session, record: StudyRecord) -> dict[str, Any]:
+    """Return a study as `show --json` prints it; the keys are a contract."""
+    cases = [_case(one) for one in outcomes.cases(session, record.study_uid)]
+    only = cases[0] if len(cases) == 1 else None
+    return _head(record) | {
+        "roi": only["roi"] if only else None,
+        "selection": only["selection"] if only else None,
+        "cases": cases,
+        "events": [
+            {"at": rfc3339(one.at), "what": one.what, "detail": one.detail}
+            for one in ledger.events(session, record.study_uid)
+        ],
+    }
+
+
+def _identity(session: Session, spool: Spool, uid: StudyUid) -> dict[str, str]:
+    """Read who the patient is from a stored file; the database does not know."""
+    stored = ledger.instances(session, uid)
+    header = dcmread(
+        spool.absolute(stored[0].path),
+        specific_tags=["SpecificCharacterSet", "PatientName", "PatientID"],
+        stop_before_pixels=True,
+    )
+    return {
+        "patient_name": str(header.get("PatientName", "")),
+        "patient_id": str(header.get("PatientID", "")),
+    }
+
+
+@command.command("list")
+@click.option("--state", type=click.Choice([state.value for state in StudyState]))
+@click.option("--limit", default=50, show_default=True, help="Newest first.")
+@phi_option
+@json_option
+@site_options
+def list_studies(
+    site: Site, state: str | None, limit: int, *, phi: bool, as_json: bool
+) -> None:
+    """List studies, newest first."""
+    with site.reading() as session:
+        found = ledger.studies(session, StudyState(state) if state else None, limit)
+        rows = [
+            (_whole(session, one) if as_json else _head(one))
+            | (_identity(session, site.spool, one.study_uid) if phi else {})
+            for one in found
+        ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["study_uid", "state", "reason", "instances", "received_at"]
+    columns += ["patient_name", "patient_id"] if phi else []
+    print_table("Studies", columns, [[row[name] for name in columns] for row in rows])
+
+
+@command.command()
+@click.argument("uid")
+@phi_option
+@json_option
+@site_options
+def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
+    """Show one study: its state, its rectangle, every reason, its history."""
+    with site.reading() as session:
+        record = ledger.study(session, StudyUid(uid))
+        whole = _whole(session, record)
+        if phi:
+            whole |= _identity(session, site.spool, record.study_uid)
+    if as_json:
+        print_json(whole)
+        return
+    head = {
+        key: whole[key]
+        for key in whole
+        if key not in {"cases", "events", "roi", "selection"}
+    }
+    print_table(f"Study {uid}", ("", ""), list(head.items()))
+    for case in whole["cases"]:
+        _print_case(case)
+    print_table(
+        "History",
+        ("at", "what", "detail"),
+        [(one["at"], one["what"], one["detail"]) for one in whole["events"]],
+    )
+
+
+def _print_case(case: dict[str, Any]) -> None:
+    roi, selection = case["roi"], case["selection"]
+    print_table(
+        f"Case {case['case_id']} - RESEARCH USE ONLY, not a diagnosis",
+        ("", ""),
+        [
+            ("side", case["laterality"]),
+            ("pathway", case["pathway"]),
+            (
+                "rectangle",
+                (
+                    f"({roi['x0']:.1f}, {roi['y0']:.1f}) to ({roi['x1']:.1f}, "
+                    f"{roi['y1']:.1f}) px, {roi['carrier']}"
+                ),
+            ),
+            ("marked on", roi["sop_instance_uid"]),
+            ("analysed on", f"{selection['sop_instance_uid']}, {selection['phase']}"),
+            *(("why", sentence) for sentence in selection["why"]),
+            *(("result", result_id) for result_id in case["results"]),
+        ],
+    )
+
+
+def _report(uids: Sequence[str], done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json([{"study_uid": uid, "done": done} for uid in uids])
+    else:
+        click.echo("\n".join(f"{uid} {done}" for uid in uids))
+
+
+@command.command()
+@click.argument("uids", nargs=-1, required=True, metavar="UID...")
+@json_option
+@site_options
+def complete(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
+    """Complete studies now, without waiting for the quiet period."""
+    with site.writing.begin() as session:
+        for uid in uids:
+            ledger.complete(session, StudyUid(uid), now())
+    _report(uids, "completed", as_json=as_json)
+
+
+@command.command()
+@click.argument("uids", nargs=-1, required=True, metavar="UID...")
+@json_option
+@site_options
+def requeue(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
+    """Analyse held, failed, ignored or analysed studies again.
+
+    An unchanged input keeps its result; use `reprocess` to compute it anew.
+    """
+    with site.writing.begin() as session:
+        for uid in uids:
+            ledger.requeue(session, StudyUid(uid), now(), "requeued by hand")
+    _report(uids, "queued", as_json=as_json)
+
+
+@command.command()
+@click.argument("uids", nargs=-1, required=True, metavar="UID...")
+@json_option
+@site_options
+def reprocess(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
+    """Compute studies anew with the models that are active now.
+
+    Each case gets a new result and a new report, which supersede the earlier ones.
+    """
+    with site.writing.begin() as session:
+        for uid in uids:
+            ledger.requeue(session, StudyUid(uid), now(), "reprocessed by hand")
+            outcomes.mark_stale(session, uid)
+    _report(uids, "queued for reprocessing", as_json=as_json)

