@@ -188,6 +188,7 @@ def run(
 
 
 def _request_stop(number: int, frame: FrameType | None) -> None:
+    del number, frame
     raise _Stop
 
 

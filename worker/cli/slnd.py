@@ -1,6 +1,7 @@
 """`sentinode slnd`: record results of sentinel lymph node dissection."""
 
 import hmac
+from contextlib import suppress
 from datetime import datetime
 from typing import Final
 
@@ -120,9 +121,13 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
         _show(case, slnd)
         click.confirm("Record this result?", abort=True)
     with site.writing.begin() as session:
-        _case(session, ledger.study(session, study.study_uid), case.laterality)
+        # The study's row is locked first. An analysis under way looks for new SLND
+        # results when it ends, and a study that still receives will be analysed.
+        with suppress(StateError):
+            ledger.requeue(
+                session, study.study_uid, now(), f"SLND {side}: {slnd.result}"
+            )
         slnd_id = outcomes.record_slnd(session, uid, case.laterality, slnd, operator())
-        ledger.requeue(session, study.study_uid, now(), f"SLND {side}: {slnd.result}")
     if as_json:
         print_json(
             {

@@ -37,7 +37,7 @@ def command(
     allow: tuple[str, ...],
     **others: object,
 ) -> None:
-    """Run broker, database, listener and workers until SIGTERM.
+    r"""Run broker, database, listener and workers until SIGTERM.
 
     Prints one line `ready PORT` when C-ECHO is answered and a worker is up. Started
     again on the same folder, it picks up where it was.

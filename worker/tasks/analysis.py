@@ -77,10 +77,12 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
         claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
     if claim is None:
         return ()
+    if claim.contradiction is not None:
+        _conclude(claim, site.sessions, (StudyState.HELD, *claim.contradiction))
+        return ()
+    study = _study_input(claim, site)
     try:
-        analyzed = pipeline.analyze(
-            _study_input(claim, site), cascade(site.sessions), site.device
-        )
+        analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
     except (TransientError, ModelIntegrityError) as error:
         _give_back(claim, site.sessions, error)
         raise
@@ -90,7 +92,7 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
     except Exception as error:  # noqa: BLE001 -- the edge of a supervised process
         _after_crash(claim, site, error)
         return ()
-    return _record(claim, site, analyzed)
+    return _record(claim, site, study, analyzed)
 
 
 def _study_input(claim: Claim, site: Site) -> StudyInput:
@@ -131,11 +133,12 @@ def _prior(
 
 
 def _record(
-    claim: Claim, site: Site, analyzed: Sequence[AnalyzedCase]
+    claim: Claim, site: Site, study: StudyInput, analyzed: Sequence[AnalyzedCase]
 ) -> tuple[str, ...]:
     """Freeze the documents, then commit state, results and deliveries as one.
 
     The compare-and-set goes first: a study that changed meanwhile records nothing.
+    An SLND result that came during the analysis queues the study once more.
     """
     frozen = {
         case.finding.result_id: [
@@ -159,6 +162,8 @@ def _record(
                 site.settings.pacs,
                 now(),
             )
+        if outcomes.slnd_results(session, claim.study_uid) != study.slnd:
+            ledger.requeue(session, claim.study_uid, now(), "an SLND result came")
     log.info("study analyzed", extra=_of(claim) | {"results": len(analyzed)})
     return tuple(frozen)
 
