@@ -1,0 +1,398 @@
+"""Which slice of a study is analysed, and why: the rules, free of any side effect.
+
+rectangles -> on an image? inside it? which side? -> the largest of each side
+           -> the same position on the phase that the model was trained on
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from dicom_node.errors import StudyHeldError, StudyIgnoredError
+from dicom_node.findings import Laterality, Roi, Selection
+from dicom_node.images import MrImage, StudyObjects
+from dicom_node.phases import (
+    ImageKind,
+    is_gradient_echo,
+    kind,
+    phase_index,
+    phase_name,
+    phases_at,
+)
+from dicom_node.roi.reading import RoiReading
+from dicom_node.study import Reason, SopInstanceUid
+
+AS_MARKED: Final = "as marked"
+"""The phase when the study holds no other than the one that carries the mark."""
+
+MIN_SIDE_PX: Final = 4.0
+MIN_INSIDE: Final = 0.95
+"""Part of a rectangle that must lie inside its image; the rest is cut off."""
+
+MIDLINE_MM: Final = 20.0
+"""Nearer than this to the midline, a position does not tell the side."""
+
+BREAST_WORDS: Final = (
+    "BREAST", "MAMM", "MAMA", "BRUST", "SEIN", "BORST", "SENO", "PIERS", "MAM\u00c1",
+)  # fmt: skip
+OTHER_REGIONS: Final = (
+    "ABDOMEN", "ANKLE", "BRAIN", "CARDIAC", "ELBOW", "EXTREMITY", "FOOT", "HAND",
+    "HEAD", "HEART", "HIP", "KIDNEY", "KNEE", "LIVER", "NECK", "ORBIT", "PANCREAS",
+    "PELVIS", "PROSTATE", "SELLA", "SHOULDER", "SKULL", "SPINE", "UTERUS", "WRIST",
+)  # fmt: skip
+SIDES: Final = {Laterality.LEFT: "left", Laterality.RIGHT: "right"}
+
+Index: TypeAlias = Mapping[tuple[SopInstanceUid, int], MrImage]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A rectangle that could be analysed."""
+
+    roi: Roi
+    marked: MrImage
+    laterality: Laterality
+    derived: bool
+    notes: tuple[str, ...]
+
+    @property
+    def area_mm2(self) -> float:
+        between_rows, between_columns = self.marked.spacing or (1.0, 1.0)
+        width = (self.roi.x1 - self.roi.x0) * between_columns
+        return width * (self.roi.y1 - self.roi.y0) * between_rows
+
+
+def select(
+    objects: StudyObjects, reading: RoiReading, phase: str = "post-contrast 1"
+) -> tuple[Selection, ...]:
+    """Choose the slice to analyse on each marked side of a study.
+
+    Args:
+        objects: The study.
+        reading: The rectangles of its documents.
+        phase: The DCE phase that the model was trained on.
+
+    Returns:
+        One choice for each side with a rectangle, left before right.
+
+    Raises:
+        StudyIgnoredError: Not breast MR.
+        StudyHeldError: No rectangle, or none that can be used without a guess.
+    """
+    _require_breast_mr(objects)
+    if not reading.rois:
+        raise StudyHeldError(Reason.NO_ROI, _no_roi(reading))
+    index = {(one.sop_instance_uid, one.frame): one for one in objects.images}
+    sides, problems = _candidates(reading.rois, index)
+    ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
+    ruled_out += tuple(f"Ruled out: {one.detail}" for one in problems)
+    chosen = []
+    for side in sorted(sides):
+        selection = _choose(sides[side], objects.images, phase_index(phase))
+        chosen.append(replace(selection, why=selection.why + ruled_out))
+    return tuple(chosen)
+
+
+def _require_breast_mr(objects: StudyObjects) -> None:
+    if not objects.images and objects.unreadable:
+        raise StudyHeldError(
+            Reason.UNREADABLE,
+            f"No image could be read: {'; '.join(objects.unreadable)}.",
+        )
+    if not objects.images:
+        raise StudyIgnoredError(
+            Reason.NOT_BREAST_MR, "The study holds no MR image that could be analysed."
+        )
+    parts = {image.body_part for image in objects.images} - {""}
+    said = {image.study_description.upper() for image in objects.images}
+    said |= {image.description.upper() for image in objects.images}
+    if any(word in text for text in parts | said for word in BREAST_WORDS):
+        return
+    named = [word for word in OTHER_REGIONS if any(word in p for p in parts or said)]
+    if named:
+        raise StudyIgnoredError(
+            Reason.NOT_BREAST_MR,
+            f"Body part and descriptions name {named[0].lower()}, and no breast.",
+        )
+
+
+def _no_roi(reading: RoiReading) -> str:
+    wanted = (
+        "No rectangle was found; one in a presentation state or a structured report "
+        "(closed polyline in pixels) is needed."
+    )
+    if not reading.refused:
+        return wanted
+    return f"{wanted} Ruled out: {'; '.join(reading.refused)}."
+
+
+def _candidates(
+    rois: Sequence[Roi], index: Index
+) -> tuple[dict[Laterality, list[_Candidate]], list[StudyHeldError]]:
+    """Sort rectangles by side, and set aside those that cannot be used.
+
+    Raises:
+        StudyHeldError: None can be used, or the side of one is unknown: it could
+            be the largest of either.
+    """
+    sides: dict[Laterality, list[_Candidate]] = defaultdict(list)
+    problems: list[StudyHeldError] = []
+    for roi in rois:
+        try:
+            candidate = _candidate(roi, index)
+        except StudyHeldError as problem:
+            if problem.reason is Reason.LATERALITY_UNKNOWN:
+                raise
+            problems.append(problem)
+        else:
+            sides[candidate.laterality].append(candidate)
+    if not sides:
+        details = dict.fromkeys(problem.detail for problem in problems)
+        raise StudyHeldError(problems[0].reason, " ".join(details))
+    return sides, problems
+
+
+def _candidate(roi: Roi, index: Index) -> _Candidate:
+    marked = index.get((roi.sop_instance_uid, roi.frame))
+    if marked is None:
+        raise StudyHeldError(
+            Reason.ROI_IMAGE_MISSING,
+            f"A rectangle refers to image {roi.sop_instance_uid} (frame {roi.frame}), "
+            "which is not among the study's MR images.",
+        )
+    if kind(marked) in {ImageKind.PROJECTION, ImageKind.DERIVED}:
+        raise StudyHeldError(
+            Reason.NO_DCE_PHASE,
+            f"A rectangle lies on {kind(marked)} ({_name(marked)}); "
+            "it is needed on an original slice or a subtraction.",
+        )
+    if marked.spacing is None:
+        raise StudyHeldError(
+            Reason.QUALITY, f"{_name(marked)} states no pixel spacing, so no size."
+        )
+    clipped, notes = _clip(roi, marked)
+    laterality, derived, note = _side(clipped, marked)
+    return _Candidate(clipped, marked, laterality, derived, (*notes, note))
+
+
+def _clip(roi: Roi, marked: MrImage) -> tuple[Roi, tuple[str, ...]]:
+    """Cut off what little of a rectangle lies outside its image."""
+    inside = replace(
+        roi,
+        x0=max(roi.x0, 0.0),
+        y0=max(roi.y0, 0.0),
+        x1=min(roi.x1, float(marked.columns)),
+        y1=min(roi.y1, float(marked.rows)),
+    )
+    width, height = inside.x1 - inside.x0, inside.y1 - inside.y0
+    whole = (roi.x1 - roi.x0) * (roi.y1 - roi.y0)
+    if min(width, height) <= 0 or width * height < MIN_INSIDE * whole:
+        raise StudyHeldError(
+            Reason.ROI_OUTSIDE_IMAGE,
+            f"A rectangle reaches beyond {_name(marked)}, "
+            f"which is {marked.columns} x {marked.rows} pixels.",
+        )
+    if min(width, height) < MIN_SIDE_PX:
+        raise StudyHeldError(
+            Reason.QUALITY,
+            f"A rectangle of {width:.1f} x {height:.1f} pixels on {_name(marked)} "
+            f"has a side below {MIN_SIDE_PX:.0f} pixels.",
+        )
+    if inside == roi:
+        return roi, ()
+    return inside, ("What lay outside the image was cut off.",)
+
+
+def _side(roi: Roi, marked: MrImage) -> tuple[Laterality, bool, str]:
+    """Return the side, whether it was derived, and a sentence on how.
+
+    Raises:
+        StudyHeldError: `laterality_unknown`.
+    """
+    x = _patient_x(roi, marked)
+    if x is None or abs(x) < MIDLINE_MM:
+        if marked.laterality is None:
+            where = "its position is unknown" if x is None else "it is near the midline"
+            raise StudyHeldError(
+                Reason.LATERALITY_UNKNOWN,
+                f"The header of {_name(marked)} names no side, and {where}.",
+            )
+        return marked.laterality, False, _header_side(marked.laterality)
+    seen = Laterality.LEFT if x > 0 else Laterality.RIGHT
+    if marked.laterality is None:
+        note = f"The side is derived from the rectangle's position, x = {x:+.0f} mm."
+        return seen, True, note
+    if marked.laterality is not seen:
+        raise StudyHeldError(
+            Reason.LATERALITY_UNKNOWN,
+            f"The header of {_name(marked)} says {SIDES[marked.laterality]}, "
+            f"the rectangle's position (x = {x:+.0f} mm) {SIDES[seen]}.",
+        )
+    return seen, False, _header_side(seen)
+
+
+def _header_side(side: Laterality) -> str:
+    return f"The image's header names the {SIDES[side]} side."
+
+
+def _patient_x(roi: Roi, marked: MrImage) -> float | None:
+    """Return the x of the rectangle's centre in mm; positive is the patient's left."""
+    if marked.position is None or marked.orientation is None or marked.spacing is None:
+        return None
+    between_rows, between_columns = marked.spacing
+    along_row = ((roi.x0 + roi.x1) / 2 - 0.5) * between_columns
+    down_rows = ((roi.y0 + roi.y1) / 2 - 0.5) * between_rows
+    return (
+        marked.position[0]
+        + marked.orientation[0] * along_row
+        + marked.orientation[3] * down_rows
+    )
+
+
+def _choose(
+    candidates: Sequence[_Candidate], images: Sequence[MrImage], wanted: int
+) -> Selection:
+    best, reason = _largest(candidates)
+    analysed, phase, moved = _move(best.marked, images, wanted)
+    return Selection(
+        roi=best.roi,
+        sop_instance_uid=analysed.sop_instance_uid,
+        frame=analysed.frame,
+        path=analysed.path,
+        phase=phase,
+        laterality=best.laterality,
+        laterality_derived=best.derived,
+        area_mm2=best.area_mm2,
+        candidates=len(candidates),
+        why=(reason, *best.notes, moved),
+    )
+
+
+def _largest(candidates: Sequence[_Candidate]) -> tuple[_Candidate, str]:
+    """Return the rectangle of the largest area; of equals the middle slice's."""
+    top = max(one.area_mm2 for one in candidates)
+    equal = [one for one in candidates if np.isclose(one.area_mm2, top, rtol=1e-6)]
+    heights = [_height(one.marked) for one in equal]
+    middle = (min(heights) + max(heights)) / 2
+    best = min(
+        equal,
+        key=lambda one: (
+            abs(_height(one.marked) - middle),
+            one.marked.sop_instance_uid,
+            one.roi.box,
+        ),
+    )
+    what = f"{best.area_mm2:.0f} mm\u00b2 on {_name(best.marked)}"
+    side = SIDES[best.laterality]
+    if len(candidates) == 1:
+        return best, f"1 rectangle on the {side} side, {what}."
+    count = f"{len(candidates)} rectangles on the {side} side"
+    if len(equal) > 1:
+        return best, f"{count}; {len(equal)} of equal size, the middle one: {what}."
+    second = sorted(one.area_mm2 for one in candidates)[-2]
+    return best, (
+        f"{count}; the one of {what} was larger than the next of {second:.0f} mm\u00b2."
+    )
+
+
+def _height(image: MrImage) -> float:
+    if image.position is None or image.orientation is None:
+        return 0.0
+    normal = np.cross(image.orientation[:3], image.orientation[3:])
+    return float(normal @ np.array(image.position))
+
+
+def _move(
+    marked: MrImage, images: Sequence[MrImage], wanted: int
+) -> tuple[MrImage, str, str]:
+    """Return the image of the wanted phase, the phase's name, and a sentence."""
+    if not is_gradient_echo(marked):
+        raise StudyHeldError(
+            Reason.NO_DCE_PHASE,
+            f"A rectangle lies on {_name(marked)}, which is no phase of a dynamic "
+            "series.",
+        )
+    phases = phases_at(marked, images)
+    if kind(marked) is not ImageKind.ORIGINAL:
+        return _move_from_subtraction(marked, phases, wanted)
+    if len(phases) == 1:
+        _require_single_phase(marked, images)
+        return (
+            marked,
+            AS_MARKED,
+            f"No other phase than {_name(marked)} is there; used as marked.",
+        )
+    analysed, phase = _pick(phases, wanted)
+    where = f"phase {phases.index(marked) + 1} of {len(phases)} ({_name(marked)})"
+    if analysed == marked:
+        return marked, phase, f"It was marked on {where}, which is {phase}."
+    return analysed, phase, (
+        f"It was marked on {where}; {phase} at the same position, {_name(analysed)}, "
+        "is analysed, since the model was trained on that phase."
+    )  # fmt: skip
+
+
+def _move_from_subtraction(
+    marked: MrImage, phases: Sequence[MrImage], wanted: int
+) -> tuple[MrImage, str, str]:
+    if len(phases) <= 1:
+        raise StudyHeldError(
+            Reason.NO_DCE_PHASE,
+            f"A rectangle lies on a subtraction ({_name(marked)}), and the phases that "
+            "it was made of are not in the study.",
+        )
+    analysed, phase = _pick(phases, wanted)
+    return analysed, phase, (
+        f"It was marked on a subtraction ({_name(marked)}); {phase} at the same "
+        f"position, {_name(analysed)}, is analysed."
+    )  # fmt: skip
+
+
+def _pick(phases: Sequence[MrImage], wanted: int) -> tuple[MrImage, str]:
+    first = phases[0].temporal_position
+    if (
+        first is not None
+        and first > 1
+        and len({p.temporal_position for p in phases}) > 1
+    ):
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            f"The dynamic series begins at temporal position {first}; what came "
+            "before is not in the study.",
+        )
+    if wanted >= len(phases):
+        raise StudyHeldError(
+            Reason.NO_DCE_PHASE,
+            f"The model needs {phase_name(wanted)}; the study holds {len(phases)} "
+            "phases at the marked position.",
+        )
+    return phases[wanted], phase_name(wanted)
+
+
+def _require_single_phase(marked: MrImage, images: Sequence[MrImage]) -> None:
+    """Refuse a mark beside the dynamic series of a study that has one.
+
+    Raises:
+        StudyHeldError: `no_dce_phase`.
+    """
+    series: dict[str, list[MrImage]] = defaultdict(list)
+    for image in images:
+        if kind(image) is ImageKind.ORIGINAL and is_gradient_echo(image):
+            series[image.series_uid].append(image)
+    for members in series.values():
+        middle = sorted(members, key=_height)[len(members) // 2]
+        if len(phases_at(middle, images)) > 1:
+            raise StudyHeldError(
+                Reason.NO_DCE_PHASE,
+                f"A rectangle lies on {_name(marked)}, beside the dynamic series of "
+                "the study; it is needed on one of its phases.",
+            )
+
+
+def _name(image: MrImage) -> str:
+    series = "" if image.series_number is None else f", series {image.series_number}"
+    frame = "" if image.frame == 1 else f", frame {image.frame}"
+    return f"image {image.sop_instance_uid}{series}{frame}"
