@@ -2,12 +2,13 @@
 
 import enum
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Connection,
     DateTime,
     Dialect,
@@ -19,9 +20,12 @@ from sqlalchemy import (
     create_engine,
     event,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 SQLITE_BUSY_TIMEOUT_S = 30.0
+SERVER_CONNECT_TIMEOUT_S = 5
+SERVER_POOL_TIMEOUT_S = 10.0
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -95,7 +99,12 @@ def connect(url: str) -> Engine:
     busy timeout instead of failing half-way; `reading` sessions take no write lock.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_timeout=SERVER_POOL_TIMEOUT_S,
+            connect_args={"connect_timeout": SERVER_CONNECT_TIMEOUT_S},
+        )
     engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -112,6 +121,22 @@ def reading(engine: Engine) -> Sessions:
     return sessionmaker(
         engine.execution_options(sentinode_readonly=True), expire_on_commit=False
     )
+
+
+def insert_missing(
+    session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]], key: str
+) -> list[Any]:
+    """Insert rows unless one with their key is there; return the keys inserted.
+
+    Another process may insert the same rows at the same time: neither fails.
+    """
+    if not rows:
+        return []
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    column: ColumnElement[Any] = table.__table__.c[key]
+    statement = insert(table).values(list(rows))
+    return list(session.scalars(statement.on_conflict_do_nothing().returning(column)))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:

@@ -11,6 +11,10 @@
         - StudyHeldError         a person or another object is needed; carries a Reason
         - StudyIgnoredError      not a study for us; carries a Reason
         - SettingsError          the configuration cannot be used
+        - NotFoundError          no such study or delivery
+            . StudyNotFoundError, DeliveryNotFoundError
+        - StateError             its state does not allow what was asked
+            . StudyStateError, DeliveryStateError
         - ModelIntegrityError    weights that are not those of their manifest
 """
 
@@ -87,3 +91,27 @@ class StudyIgnoredError(PermanentError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class NotFoundError(PermanentError):
+    """What was asked for is not in the database."""
+
+
+class StudyNotFoundError(NotFoundError):
+    """The ledger holds no study with this UID."""
+
+
+class DeliveryNotFoundError(NotFoundError):
+    """The outbox holds no delivery with this ID."""
+
+
+class StateError(PermanentError):
+    """The state of the thing does not allow what was asked; the message says why."""
+
+
+class StudyStateError(StateError):
+    """The study's state does not allow this."""
+
+
+class DeliveryStateError(StateError):
+    """The delivery's state does not allow this."""

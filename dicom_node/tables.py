@@ -155,7 +155,10 @@ class DocumentRow(Base):
 
 
 class DeliveryRow(Base):
-    """One document on its way to one destination (AET@HOST:PORT)."""
+    """One document on its way to one destination (AET@HOST:PORT).
+
+    `due_since` starts the days after which a delivery counts as failed.
+    """
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -174,6 +177,7 @@ class DeliveryRow(Base):
     last_status: Mapped[int | None]
     last_error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
+    due_since: Mapped[datetime]
     next_attempt_at: Mapped[datetime | None]
     announced_at: Mapped[datetime | None]
     claim_token: Mapped[str | None] = mapped_column(ID)

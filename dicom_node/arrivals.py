@@ -1,0 +1,395 @@
+"""What arrives: instances, the associations that carry them, and completeness.
+
+Part of the ledger; import its names from `dicom_node.ledger`. Callers own the
+transaction. Everything may happen twice, also at once in another process: rows that
+exist are left alone, and a study's row is locked while its state is decided.
+"""
+
+import hmac
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import exists, func, select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.completion import (
+    ABANDONED_AFTER,
+    QuietPeriods,
+    Standing,
+    is_abandoned,
+    quiet_until,
+)
+from dicom_node.db import insert_missing
+from dicom_node.study import (
+    Reason,
+    ReceivedInstance,
+    SopInstanceUid,
+    StudyState,
+    StudyUid,
+)
+from dicom_node.tables import (
+    AssociationRow,
+    AssociationStudyRow,
+    ConflictRow,
+    DocumentRow,
+    EventRow,
+    InstanceRow,
+    StudyRow,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another object under a SOP Instance UID that we hold; `path` is quarantined."""
+
+    instance: ReceivedInstance
+    patient_differs: bool
+
+
+def patient_key(secret: bytes, issuer: str, patient_id: str) -> str:
+    """Return the keyed hash that stands for a patient: HMAC-SHA-256, hex.
+
+    Leading and trailing spaces do not count, as the Standard has it for LO.
+    """
+    message = f"{issuer.strip()}\0{patient_id.strip()}".encode()
+    return hmac.digest(secret, message, "sha256").hex()
+
+
+def record(
+    session: Session,
+    arrivals: Sequence[ReceivedInstance],
+    quiet: QuietPeriods,
+    at: datetime,
+) -> None:
+    """Enter received instances; new ones open or re-open their studies.
+
+    An instance that is entered already changes nothing. One of our own reports is
+    entered, but re-opens nothing. A SOP Instance UID that another study holds is a
+    conflict of the study that came second.
+
+    Args:
+        session: A writing session; commit makes the instances part of the ledger.
+        arrivals: At most a few hundred durable instances.
+        quiet: How long each sender's studies must be quiet.
+        at: The time of this call.
+    """
+    first = {each.sop_instance_uid: each for each in reversed(arrivals)}
+    known = _studies_of_instances(session, list(first))
+    strangers = [each for uid, each in first.items() if uid not in known]
+    owners = {each.sop_instance_uid: each.study_uid for each in strangers} | known
+    misplaced = [
+        each for each in arrivals if owners[each.sop_instance_uid] != each.study_uid
+    ]
+    _open_studies(session, [*strangers, *misplaced], at)
+    own = _own_documents(session, [each.sop_instance_uid for each in strangers])
+    inserted = insert_missing(
+        session,
+        InstanceRow,
+        [_instance_values(each, own) for each in strangers],
+        "sop_instance_uid",
+    )
+    fresh: dict[StudyUid, list[ReceivedInstance]] = defaultdict(list)
+    for uid in inserted:
+        if uid not in own:
+            fresh[first[uid].study_uid].append(first[uid])
+    for study_uid in sorted(fresh):
+        _receive(session, _locked(session, study_uid), fresh[study_uid], quiet, at)
+    for each in misplaced:
+        record_conflict(session, Conflict(each, patient_differs=False), at)
+
+
+def record_conflict(session: Session, conflict: Conflict, at: datetime) -> None:
+    """Enter a second object under a known UID; its study is held. Idempotent."""
+    instance = conflict.instance
+    _open_studies(session, [instance], at)
+    entered = session.scalar(
+        select(ConflictRow.conflict_id).where(
+            ConflictRow.sop_instance_uid == instance.sop_instance_uid,
+            ConflictRow.sha256 == instance.sha256,
+        )
+    )
+    if entered is not None:
+        return
+    study = _locked(session, instance.study_uid)
+    session.add(
+        ConflictRow(
+            study_uid=instance.study_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            path=instance.path.as_posix(),
+            sha256=instance.sha256,
+            patient_differs=conflict.patient_differs,
+            received_at=instance.received_at,
+            resolved_at=None,
+        )
+    )
+    session.flush()
+    if study.state is not StudyState.RECEIVING:
+        hold_conflicting(session, study, at)
+
+
+def hold_conflicting(session: Session, study: StudyRow, at: datetime) -> bool:
+    """Hold a study whose objects contradict one another; say whether they do."""
+    found = contradiction(session, StudyUid(study.study_uid))
+    if found is None:
+        return False
+    study.state = StudyState.HELD
+    study.reason, study.detail = found
+    _forget_queue(study)
+    add_event(session, study.study_uid, "held", f"{found[0]}: {found[1]}", at)
+    return True
+
+
+def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
+    """Say why a study may not be analysed as it is, if its objects contradict."""
+    patients = session.scalar(
+        select(func.count(InstanceRow.patient_key.distinct())).where(
+            InstanceRow.study_uid == uid, InstanceRow.own.is_(False)
+        )
+    )
+    if patients is not None and patients > 1:
+        text = f"its objects name {patients} different patients"
+        return Reason.PATIENT_MISMATCH, text
+    conflicts = session.scalars(
+        select(ConflictRow.patient_differs).where(
+            ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None)
+        )
+    ).all()
+    if any(conflicts):
+        text = "an object came twice under one UID, for different patients"
+        return Reason.PATIENT_MISMATCH, text
+    if conflicts:
+        text = f"{len(conflicts)} object(s) came again under the same UID, but differ"
+        return Reason.DUPLICATE_DIFFERS, text
+    return None
+
+
+def patient_of(session: Session, uid: SopInstanceUid) -> str | None:
+    """Return the patient key of an instance, None when it is not entered."""
+    return session.scalar(
+        select(InstanceRow.patient_key).where(InstanceRow.sop_instance_uid == uid)
+    )
+
+
+def paths(session: Session) -> set[str]:
+    """Return the paths of all files that have a row, instances and conflicts."""
+    found = set(session.scalars(select(InstanceRow.path)))
+    return found.union(session.scalars(select(ConflictRow.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One association that stores: its ID, our listener, and who called from where."""
+
+    association_id: str
+    listener: str
+    calling_ae: str
+    peer_address: str
+
+
+def open_association(session: Session, association: Association, at: datetime) -> None:
+    """Enter an association that stores something; idempotent."""
+    values = {
+        "association_id": association.association_id,
+        "listener": association.listener,
+        "calling_ae": association.calling_ae,
+        "peer_address": association.peer_address,
+        "opened_at": at,
+        "closed_at": None,
+    }
+    insert_missing(session, AssociationRow, [values], "association_id")
+
+
+def carries(session: Session, association_id: str, study_uid: StudyUid) -> None:
+    """Enter that an association carries a study: it waits for its end. Idempotent."""
+    values = {"association_id": association_id, "study_uid": study_uid}
+    insert_missing(session, AssociationStudyRow, [values], "association_id")
+
+
+def close_association(session: Session, association_id: str, at: datetime) -> None:
+    """Enter that all rows of an association are committed; it holds up nothing."""
+    session.execute(
+        update(AssociationRow)
+        .where(
+            AssociationRow.association_id == association_id,
+            AssociationRow.closed_at.is_(None),
+        )
+        .values(closed_at=at)
+    )
+
+
+def close_stale(session: Session, listener: str, at: datetime) -> None:
+    """Close what a dead process of this listener left open."""
+    session.execute(
+        update(AssociationRow)
+        .where(AssociationRow.listener == listener, AssociationRow.closed_at.is_(None))
+        .values(closed_at=at)
+    )
+
+
+def complete_due(session: Session, at: datetime, limit: int = 100) -> list[StudyUid]:
+    """Move studies that are complete to `queued`, or hold those that contradict.
+
+    Returns:
+        The studies queued now, the longest waiting first.
+    """
+    due = (
+        StudyRow.state == StudyState.RECEIVING,
+        StudyRow.quiet_until <= at,
+    )
+    studies = session.scalars(
+        select(StudyRow)
+        .where(*due, ~_carried(StudyRow.study_uid) | _is_long_past(at))
+        .order_by(StudyRow.quiet_until)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    # The rows are locked now: what opened an association meanwhile has committed.
+    queued = []
+    for study in studies:
+        if _is_open(session, study, at) or hold_conflicting(session, study, at):
+            continue
+        queue(session, study, "complete: quiet, and no association open", at)
+        queued.append(StudyUid(study.study_uid))
+    return queued
+
+
+def queue(session: Session, study: StudyRow, why: str, at: datetime) -> None:
+    """Move a locked study to `queued`, to be announced."""
+    study.state = StudyState.QUEUED
+    study.reason = study.detail = None
+    _forget_queue(study)
+    study.queued_at = at
+    add_event(session, study.study_uid, "queued", why, at)
+
+
+def add_event(
+    session: Session, study_uid: str, what: str, detail: str, at: datetime
+) -> None:
+    """Add one line to a study's history."""
+    session.add(EventRow(study_uid=study_uid, at=at, what=what, detail=detail))
+
+
+def _carried(study_uid: Any) -> Any:  # noqa: ANN401 - a column or a value, to SQL
+    return exists().where(
+        AssociationStudyRow.study_uid == study_uid,
+        AssociationStudyRow.association_id == AssociationRow.association_id,
+        AssociationRow.closed_at.is_(None),
+    )
+
+
+def _is_open(session: Session, study: StudyRow, at: datetime) -> bool:
+    if is_abandoned(study.quiet_until, at):
+        return False
+    return bool(session.scalar(select(_carried(study.study_uid))))
+
+
+def _is_long_past(at: datetime) -> Any:  # noqa: ANN401 - an SQL expression
+    return StudyRow.quiet_until <= at - ABANDONED_AFTER
+
+
+def _forget_queue(study: StudyRow) -> None:
+    study.queued_at = study.announced_at = None
+    study.claim_token = study.claimed_by = study.lease_until = None
+    study.attempts = 0
+
+
+def _studies_of_instances(
+    session: Session, uids: Sequence[SopInstanceUid]
+) -> dict[SopInstanceUid, StudyUid]:
+    rows = session.execute(
+        select(InstanceRow.sop_instance_uid, InstanceRow.study_uid).where(
+            InstanceRow.sop_instance_uid.in_(uids)
+        )
+    )
+    return {SopInstanceUid(uid): StudyUid(study_uid) for uid, study_uid in rows}
+
+
+def _own_documents(session: Session, uids: Sequence[SopInstanceUid]) -> set[str]:
+    found = select(DocumentRow.sop_instance_uid).where(
+        DocumentRow.sop_instance_uid.in_(uids)
+    )
+    return set(session.scalars(found))
+
+
+def _open_studies(
+    session: Session, arrivals: Sequence[ReceivedInstance], at: datetime
+) -> None:
+    """Insert the studies of arrivals that are new; empty until `_receive`."""
+    first = {each.study_uid: each for each in reversed(arrivals)}
+    values = [_study_values(first[uid], at) for uid in sorted(first)]
+    for uid in insert_missing(session, StudyRow, values, "study_uid"):
+        detail = f"first object from {first[uid].calling_ae}"
+        add_event(session, uid, "receiving", detail, at)
+
+
+def _study_values(arrival: ReceivedInstance, at: datetime) -> dict[str, Any]:
+    return {
+        "study_uid": arrival.study_uid,
+        "state": StudyState.RECEIVING,
+        "patient_key": arrival.patient_key,
+        "calling_ae": arrival.calling_ae,
+        "received_at": arrival.received_at,
+        "last_received_at": at,
+        "quiet_until": at,
+        "instances": 0,
+        "revision": 0,
+        "attempts": 0,
+    }
+
+
+def _instance_values(arrival: ReceivedInstance, own: set[str]) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": arrival.sop_instance_uid,
+        "study_uid": arrival.study_uid,
+        "series_uid": arrival.series_uid,
+        "sop_class_uid": arrival.sop_class_uid,
+        "transfer_syntax_uid": arrival.transfer_syntax_uid,
+        "path": arrival.path.as_posix(),
+        "size": arrival.size,
+        "sha256": arrival.sha256,
+        "patient_key": arrival.patient_key,
+        "calling_ae": arrival.calling_ae,
+        "received_at": arrival.received_at,
+        "own": arrival.sop_instance_uid in own,
+    }
+
+
+def _locked(session: Session, uid: StudyUid) -> StudyRow:
+    return session.scalars(
+        select(StudyRow)
+        .where(StudyRow.study_uid == uid)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one()
+
+
+def _receive(
+    session: Session,
+    study: StudyRow,
+    arrivals: Sequence[ReceivedInstance],
+    quiet: QuietPeriods,
+    at: datetime,
+) -> None:
+    """Count new instances in a study and let it wait for more."""
+    is_new = study.instances == 0
+    standing = Standing(
+        study.state, study.reason, study.last_received_at, study.quiet_until
+    )
+    wait = max(quiet.of(each.calling_ae) for each in arrivals)
+    classes = frozenset(each.sop_class_uid for each in arrivals)
+    study.quiet_until = (
+        at + wait if is_new else quiet_until(standing, classes, at, wait)
+    )
+    study.last_received_at = at
+    study.received_at = min(study.received_at, *(each.received_at for each in arrivals))
+    study.instances += len(arrivals)
+    study.revision += len(arrivals)
+    if study.state is not StudyState.RECEIVING:
+        detail = f"{len(arrivals)} new object(s) arrived while {study.state}"
+        study.state = StudyState.RECEIVING
+        study.reason = study.detail = None
+        _forget_queue(study)
+        add_event(session, study.study_uid, "reopened", detail, at)

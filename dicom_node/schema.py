@@ -1,0 +1,70 @@
+"""The version of the database schema: what it is, and how it changes.
+
+The migrations lie beside this package, in the repository and when installed, and
+cover the tables of the worker too: there is one database.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from dicom_node import db
+
+MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "migrations"
+
+
+def configuration(url: str) -> Config:
+    """Return alembic's configuration for one database; there is no alembic.ini."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = url  # not an option: a password may hold a '%'
+    return config
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring a database up to a revision; an empty SQLite file is made if need be."""
+    file = _sqlite_file(url)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    command.upgrade(configuration(url), revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Bring a database down to a revision; "base" drops every table."""
+    command.downgrade(configuration(url), revision)
+
+
+def current(url: str) -> str | None:
+    """Return the revision of a database, None when it has none yet."""
+    file = _sqlite_file(url)
+    if file is not None and not file.exists():
+        return None  # connecting would create it
+    engine = db.connect(url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def head() -> str | None:
+    """Return the revision that this version of Sentinode works with."""
+    return ScriptDirectory(str(MIGRATIONS)).get_current_head()
+
+
+def is_current(url: str) -> bool:
+    """Say whether a database has the schema that this version works with."""
+    return current(url) == head()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return None if parsed.database == ":memory:" else Path(parsed.database)

@@ -1,0 +1,312 @@
+"""Settings of the listener, and how every process reads its own.
+
+A flag beats the environment (`SENTINODE_<FIELD>`), which beats `sentinode.toml` in
+the working folder, which beats `up.json` in the data folder: what the last
+`sentinode up` on that folder ran with.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, TypeVar
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from dicom_node.errors import SettingsError
+from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
+
+ENV_PREFIX: Final = "SENTINODE_"
+TOML_FILE: Final = Path("sentinode.toml")
+UP_FILE: Final = "up.json"
+PATIENT_KEY_FILE: Final = "patient.key"
+MIN_SECRET_LENGTH: Final = 16
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPeer:
+    """A calling AE title, and the network that it may call from (None: any)."""
+
+    ae_title: str
+    network: Network | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read AET or AET@CIDR; a bare address is a network of one.
+
+        Raises:
+            ValueError: The text has another form.
+        """
+        ae_title, at, network = text.partition("@")
+        if not AE_TITLE_PATTERN.fullmatch(ae_title):
+            raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
+        return cls(ae_title.strip(), ip_network(network, strict=False) if at else None)
+
+    def admits(self, ae_title: str, address: str) -> bool:
+        """Say whether a call by this AE title from this IP address is admitted."""
+        if ae_title.strip() != self.ae_title:
+            return False
+        return self.network is None or unmapped(address) in self.network
+
+    def __str__(self) -> str:
+        suffix = f"@{self.network}" if self.network else ""
+        return f"{self.ae_title}{suffix}"
+
+
+def unmapped(address: str) -> Address:
+    """Return an IP address; one of IPv4 inside IPv6 becomes plain IPv4.
+
+    Raises:
+        ValueError: The text is not an IP address.
+    """
+    parsed = ip_address(address.partition("%")[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return mapped or parsed
+
+
+def _split(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _pairs(value: object) -> object:
+    """Read "AET=600,AET2=300" as a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): seconds.strip() for name, _, seconds in pairs}
+
+
+def _peer(value: object) -> object:
+    return Peer.parse(value) if isinstance(value, str) else value
+
+
+def _allowed(value: object) -> object:
+    return AllowedPeer.parse(value) if isinstance(value, str) else value
+
+
+def _seconds(value: object) -> object:
+    """Read a bare number as seconds; pydantic alone refuses it in text."""
+    if isinstance(value, int | float):
+        return timedelta(seconds=value)
+    if not isinstance(value, str):
+        return value
+    try:
+        return timedelta(seconds=float(value))
+    except ValueError:
+        return value
+
+
+PeerText = Annotated[Peer, BeforeValidator(_peer), PlainSerializer(str)]
+AllowedText = Annotated[AllowedPeer, BeforeValidator(_allowed), PlainSerializer(str)]
+
+
+class NodeSettings(BaseSettings):
+    """Settings of the DICOM edge, read once at the entry of a process.
+
+    `data_dir` holds everything that outlives a process. Without `allow` only the
+    AE titles of `pacs` are admitted, from the addresses of their hosts. A study is
+    complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
+    calling AE, in seconds). Below `min_free_bytes` of free disk, and above
+    `max_instance_bytes` in one instance, the sender is told to come back later.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data_dir: Path
+    database_url: str | None = Field(default=None, repr=False)
+    aet: str = "SENTINODE"
+    host: str = "0.0.0.0"  # noqa: S104 - a listener for the hospital network
+    port: int = Field(default=11112, ge=0, le=MAX_PORT)
+    pacs: Annotated[tuple[PeerText, ...], NoDecode, BeforeValidator(_split)] = ()
+    allow: Annotated[tuple[AllowedText, ...], NoDecode, BeforeValidator(_split)] = ()
+    quiet_period: timedelta = timedelta(seconds=120)
+    quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
+        default_factory=dict
+    )
+    max_associations: int = Field(default=8, ge=1)
+    max_pdu: int = Field(default=262_144, ge=4096)
+    max_instance_bytes: int = Field(default=2**30, ge=1)
+    min_free_bytes: int = Field(default=2**30, ge=0)
+    patient_key_secret: SecretStr | None = Field(
+        default=None, min_length=MIN_SECRET_LENGTH
+    )
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database; SQLite in the data folder by default."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'sentinode.db'}"
+
+    @property
+    def spool(self) -> Path:
+        """Folder of instances and documents."""
+        return self.data_dir / "spool"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_durations(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[str(info.field_name)]
+        return _seconds(value) if field.annotation is timedelta else value
+
+    @field_validator("quiet_periods", mode="before")
+    @classmethod
+    def _read_quiet_periods(cls, value: object) -> object:
+        pairs = _pairs(value)
+        if not isinstance(pairs, Mapping):
+            return pairs
+        return {str(name): _seconds(seconds) for name, seconds in pairs.items()}
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("aet")
+    @classmethod
+    def _is_ae_title(cls, value: str) -> str:
+        if not AE_TITLE_PATTERN.fullmatch(value):
+            raise ValueError("is not an AE title of 1-16 characters")
+        return value.strip()
+
+    @field_validator("quiet_period")
+    @classmethod
+    def _not_negative(cls, value: timedelta) -> timedelta:
+        if value < timedelta(0):
+            raise ValueError("must not be negative")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put flags before environment, `sentinode.toml` and `up.json`."""
+        del dotenv_settings, file_secret_settings
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=TOML_FILE)
+        return init_settings, env_settings, toml, _UpFile(settings_cls)
+
+
+class _UpFile(PydanticBaseSettingsSource):
+    """What the last `sentinode up` on the data folder ran with."""
+
+    def get_field_value(
+        self, field: FieldInfo, field_name: str
+    ) -> tuple[Any, str, bool]:
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        data_dir = self.current_state.get("data_dir")
+        path = Path(data_dir).expanduser() / UP_FILE if data_dir else None
+        if path is None or not path.is_file():
+            return {}
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SettingsError(f"{path} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise SettingsError(f"{path} does not hold one JSON object")
+        return values
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its own type
+    """Read settings of one kind; a flag that is None was not given.
+
+    Raises:
+        SettingsError: A setting is missing or wrong; the message has one line for
+            each, with the name of its variable and never its value.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False)
+        lines = (
+            f"{_variable(fault['loc'])} {_fault(fault['msg'])}" for fault in faults
+        )
+        raise SettingsError("\n".join(lines)) from None
+    except ValueError as error:  # sentinode.toml is not TOML
+        raise SettingsError(f"{TOML_FILE}: {error}") from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return f"{ENV_PREFIX}{str(location[0]).upper() if location else '*'}:"
+
+
+def _fault(message: str) -> str:
+    if message == "Field required":
+        return "is not set"
+    return message.removeprefix("Value error, ")
+
+
+def patient_secret(settings: NodeSettings) -> bytes:
+    """Return the key of patient hashes; without a setting, one made once per folder.
+
+    The file is readable by its owner alone. Whoever has the key can test guesses
+    of Patient IDs, whoever lost it cannot link old studies to a patient any more.
+    """
+    if settings.patient_key_secret is not None:
+        return settings.patient_key_secret.get_secret_value().encode()
+    path = settings.data_dir / PATIENT_KEY_FILE
+    if not path.exists():
+        _create_secret(path)
+    return bytes.fromhex(path.read_text(encoding="ascii").strip())
+
+
+def _create_secret(path: Path) -> None:
+    """Write a new key whole or not at all; the first of several processes wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with suppress(FileExistsError):
+        path.hardlink_to(draft)
+    draft.unlink()

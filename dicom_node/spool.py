@@ -1,0 +1,280 @@
+"""Files on disk, whole or not at all, under names made of hashes.
+
+    instances/<h2>/<h>/<sop>.dcm                first object of a SOP Instance UID
+    quarantine/<h2>/<h>/<sop>-<sha256>.dcm      another one under the same UID
+    documents/<d2>/<sha256>.dcm                 encoded reports and captures, frozen
+
+<h> is the SHA-256 of the Study Instance UID, <sop> of the SOP Instance UID: nothing
+that a peer sent becomes a path. A name that exists stands for a complete file whose
+bytes and whose directory entry are on disk.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from pathlib import Path
+from typing import Final
+
+from dicom_node.errors import SpoolFullError, UnreadableObjectError
+from dicom_node.part10 import FileMeta, encode_meta, read_meta
+from dicom_node.study import SopInstanceUid, StudyUid
+
+INSTANCES: Final = Path("instances")
+QUARANTINE: Final = Path("quarantine")
+DOCUMENTS: Final = Path("documents")
+PARTIAL_SUFFIX: Final = ".part"
+FILE_SUFFIX: Final = ".dcm"
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Outcome(Enum):
+    """What writing an instance found under its name."""
+
+    NEW = auto()
+    SAME = auto()
+    DIFFERS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An encoded data set as it came in, with what its file must say about it."""
+
+    study_uid: StudyUid
+    sop_instance_uid: SopInstanceUid
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    dataset: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledFile:
+    """A file of the spool: `path` relative to it, `sha256` of the data set alone.
+
+    `received_at` is the file's modification time, so that it survives the database.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    received_at: datetime
+    outcome: Outcome = Outcome.NEW
+
+
+class Spool:
+    """One folder of instances and documents, shared by listener and workers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def absolute(self, relative: Path) -> Path:
+        """Return the absolute path of a file of the spool.
+
+        Raises:
+            ValueError: The path leads out of the spool.
+        """
+        if relative.is_absolute() or ".." in relative.parts:
+            raise ValueError("a path of the spool is relative and has no '..'")
+        return self.root / relative
+
+    def write_instance(self, instance: Encoded) -> SpooledFile:
+        """Make an instance durable under its SOP Instance UID; the first one stays.
+
+        Returns:
+            The file of that UID. `outcome` is NEW when it was written now, SAME
+            when it was there with the same data set, DIFFERS when another data set
+            was there: then nothing was written.
+
+        Raises:
+            SpoolFullError: The volume cannot take it; nothing was left behind.
+        """
+        folder = INSTANCES / _study_folder(instance.study_uid)
+        path = folder / f"{_digest(instance.sop_instance_uid)}{FILE_SUFFIX}"
+        written = self._write_encoded(path, instance)
+        if written.outcome is Outcome.NEW:
+            return written
+        kept = self.describe(path)
+        same = kept.sha256 == written.sha256
+        outcome = Outcome.SAME if same else Outcome.DIFFERS
+        return SpooledFile(
+            path, kept.size, kept.sha256, kept.received_at, outcome=outcome
+        )
+
+    def quarantine(self, instance: Encoded) -> SpooledFile:
+        """Make an object durable that may not take its UID's name; idempotent.
+
+        Raises:
+            SpoolFullError: The volume cannot take it; nothing was left behind.
+        """
+        digest = hashlib.sha256(instance.dataset).hexdigest()
+        name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
+        path = QUARANTINE / _study_folder(instance.study_uid) / name
+        return self._write_encoded(path, instance)
+
+    def describe(self, path: Path) -> SpooledFile:
+        """Return size, digest and time of an instance from its file alone.
+
+        Raises:
+            UnreadableObjectError: The file is not one that this spool wrote.
+            SpoolFullError: The volume fails.
+        """
+        with (
+            _spool_errors(),
+            _file_must_exist(),
+            self.absolute(path).open("rb") as file,
+        ):
+            read_meta(file)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.fstat(file.fileno())
+        return SpooledFile(path, status.st_size, digest, _time(status))
+
+    def write_document(self, sha256: str, content: bytes) -> Path:
+        """Make an encoded document durable under the digest of its bytes.
+
+        Raises:
+            ValueError: The digest is not that of the content.
+            SpoolFullError: The volume cannot take it; nothing was left behind.
+        """
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ValueError("the digest is not that of the document")
+        path = DOCUMENTS / sha256[:2] / f"{sha256}{FILE_SUFFIX}"
+        self._write(path, (content,))
+        return path
+
+    def read_document(self, relative: Path) -> bytes:
+        """Return the frozen bytes of a document.
+
+        Raises:
+            UnreadableObjectError: The bytes are no longer those that were written.
+            SpoolFullError: The volume fails.
+        """
+        with _spool_errors(), _file_must_exist():
+            content = self.absolute(relative).read_bytes()
+        if hashlib.sha256(content).hexdigest() != relative.stem:
+            raise UnreadableObjectError("a document's bytes changed on disk")
+        return content
+
+    def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
+        """Yield the relative paths of all complete files below a folder."""
+        for path in (self.root / below).glob(f"*/*/*{FILE_SUFFIX}"):
+            yield path.relative_to(self.root)
+
+    def free_bytes(self) -> int:
+        """Return how many bytes an ordinary user may still write to the volume."""
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+    def sweep_partial(self, older_than: timedelta) -> int:
+        """Remove what interrupted writes left; return how many files that were."""
+        limit = (datetime.now(UTC) - older_than).timestamp()
+        removed = 0
+        for path in self.root.glob(f"**/.*{PARTIAL_SUFFIX}"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime <= limit:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    def _write_encoded(self, path: Path, instance: Encoded) -> SpooledFile:
+        meta = encode_meta(
+            FileMeta(
+                instance.sop_class_uid,
+                instance.sop_instance_uid,
+                instance.transfer_syntax_uid,
+                instance.calling_ae,
+            )
+        )
+        digest = hashlib.sha256(instance.dataset).hexdigest()
+        status = self._write(path, (meta, instance.dataset))
+        if status is None:
+            return SpooledFile(path, 0, digest, datetime.now(UTC), Outcome.SAME)
+        return SpooledFile(path, status.st_size, digest, _time(status))
+
+    def _write(self, path: Path, parts: tuple[Bytes, ...]) -> os.stat_result | None:
+        """Write a file durably; return None when its name was taken already."""
+        target = self.absolute(path)
+        with _spool_errors():
+            if target.exists():
+                _sync_folder(target.parent)  # whoever wrote it may not be there yet
+                return None
+            self._make_folder(target.parent)
+            draft = target.parent / f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+            status: os.stat_result | None
+            try:
+                status = _write_synced(draft, parts)
+                os.link(draft, target)  # fails when the name is taken: one wins
+            except FileExistsError:
+                status = None
+            finally:
+                with suppress(OSError):
+                    draft.unlink()
+            _sync_folder(target.parent)
+        return status
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create a folder and its parents, each entry durable."""
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for each in reversed(missing):
+            each.mkdir(mode=0o750, exist_ok=True)
+            _sync_folder(each.parent)
+
+
+def _study_folder(study_uid: str) -> Path:
+    digest = _digest(study_uid)
+    return Path(digest[:2]) / digest
+
+
+def _digest(uid: str) -> str:
+    return hashlib.sha256(uid.encode("ascii")).hexdigest()
+
+
+def _time(status: os.stat_result) -> datetime:
+    """Return the modification time in whole microseconds, as databases keep it."""
+    microseconds = status.st_mtime_ns // 1000
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+
+
+def _write_synced(path: Path, parts: tuple[Bytes, ...]) -> os.stat_result:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    with os.fdopen(handle, "wb", buffering=0) as file:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[file.write(view) :]
+        os.fsync(handle)
+        return os.fstat(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _spool_errors() -> Iterator[None]:
+    """Turn a full or failing volume into the error that says: come back later."""
+    try:
+        yield
+    except OSError as error:
+        raise SpoolFullError(f"the spool cannot be used: {error.strerror}") from error
+
+
+@contextmanager
+def _file_must_exist() -> Iterator[None]:
+    """Turn a missing file into the error that says: not this one."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnreadableObjectError("a file of the spool is missing") from error

@@ -1,0 +1,1 @@
+"""Versions of the database schema; `dicom_node.schema` applies them."""
