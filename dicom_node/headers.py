@@ -41,7 +41,14 @@ PARSE_ERRORS: Final = (
 )
 """What pydicom and the decoders raise on hostile or damaged bytes."""
 
-VALUE_ERRORS: Final = (ArithmeticError, LookupError, TypeError, ValueError)
+VALUE_ERRORS: Final = (
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 """What pydicom raises for one value that breaks the rules of its attribute."""
 
 OFFSET_PATTERN: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
@@ -124,9 +131,9 @@ def frame_header(dataset: Dataset, frame: int) -> Dataset:
     if not shared and not frames:
         return dataset
     flat = Dataset()
-    for element in dataset:
-        if "FunctionalGroupsSequence" not in keyword_for_tag(element.tag):
-            flat.add(element)
+    for tag in dataset.keys():  # noqa: SIM118 - iteration would parse each value
+        if "FunctionalGroupsSequence" not in keyword_for_tag(tag):
+            flat[tag] = dataset.get_item(tag)
     own = frames[frame - 1 : frame]
     for group in (*shared[:1], *own):
         _copy_groups(group, flat)
