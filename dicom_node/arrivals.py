@@ -102,8 +102,13 @@ def record(
 
 
 def record_conflict(session: Session, conflict: Conflict, at: datetime) -> None:
-    """Enter a second object under a known UID; its study is held. Idempotent."""
+    """Enter a second object under a known UID; its study is held. Idempotent.
+
+    A report of ours that came back changed, as a PACS may do, is no conflict.
+    """
     instance = conflict.instance
+    if _own_documents(session, [instance.sop_instance_uid]):
+        return
     _open_studies(session, [instance], at)
     entered = session.scalar(
         select(ConflictRow.conflict_id).where(

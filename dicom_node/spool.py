@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -117,11 +118,12 @@ class Spool:
         path = QUARANTINE / _study_folder(instance.study_uid) / name
         return self._write_encoded(path, instance)
 
-    def describe(self, path: Path) -> SpooledFile:
-        """Return size, digest and time of an instance from its file alone.
+    @contextmanager
+    def open(self, path: Path) -> Iterator[BufferedReader]:
+        """Open a file of the spool for reading.
 
         Raises:
-            UnreadableObjectError: The file is not one that this spool wrote.
+            UnreadableObjectError: There is no such file.
             SpoolFullError: The volume fails.
         """
         with (
@@ -129,6 +131,16 @@ class Spool:
             _file_must_exist(),
             self.absolute(path).open("rb") as file,
         ):
+            yield file
+
+    def describe(self, path: Path) -> SpooledFile:
+        """Return size, digest and time of an instance from its file alone.
+
+        Raises:
+            UnreadableObjectError: The file is not one that this spool wrote.
+            SpoolFullError: The volume fails.
+        """
+        with self.open(path) as file:
             read_meta(file)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
@@ -154,8 +166,8 @@ class Spool:
             UnreadableObjectError: The bytes are no longer those that were written.
             SpoolFullError: The volume fails.
         """
-        with _spool_errors(), _file_must_exist():
-            content = self.absolute(relative).read_bytes()
+        with self.open(relative) as file:
+            content = file.read()
         if hashlib.sha256(content).hexdigest() != relative.stem:
             raise UnreadableObjectError("a document's bytes changed on disk")
         return content

@@ -1,0 +1,51 @@
+"""Who may call: AE title and source address together.
+
+An AE title is no authentication, and neither is an address; both together keep out
+mistakes. TLS and the firewall keep out the rest.
+"""
+
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dicom_node.settings import AllowedPeer, NodeSettings, unmapped
+from dicom_node.study import Peer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The peers that may open an association.
+
+    Without an allow-list these are the AE titles of the PACS, each from the
+    addresses that its host resolves to at the time of the call.
+    """
+
+    allow: tuple[AllowedPeer, ...]
+    pacs: tuple[Peer, ...]
+
+    @classmethod
+    def of(cls, settings: NodeSettings) -> "Admission":
+        """Return who may call by the settings."""
+        return cls(settings.allow, settings.pacs)
+
+    def admits(self, calling_ae: str, address: str) -> bool:
+        """Say whether a call by this AE title from this IP address is admitted."""
+        if self.allow:
+            return any(each.admits(calling_ae, address) for each in self.allow)
+        return any(
+            peer.ae_title.strip() == calling_ae.strip()
+            and str(unmapped(address)) in _addresses(peer.host)
+            for peer in self.pacs
+        )
+
+
+def _addresses(host: str) -> Sequence[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        log.warning("the host of a PACS cannot be resolved", extra={"host": host})
+        return []
+    return [str(unmapped(str(entry[4][0]))) for entry in found]

@@ -1,0 +1,157 @@
+"""One received data set: checked, made durable, and described for the ledger.
+
+What this returns has kept the promise that Success gives: a file from which the row
+can be rebuilt. The data set itself is never decoded.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from dicom_node.errors import PermanentError, SpoolFullError, UnreadableObjectError
+from dicom_node.header import Header, read_header
+from dicom_node.ledger import Conflict, patient_key
+from dicom_node.part10 import read_meta
+from dicom_node.spool import Encoded, Outcome, Spool, SpooledFile
+from dicom_node.study import (
+    ReceivedInstance,
+    SopInstanceUid,
+    StudyUid,
+    is_valid_uid,
+)
+
+SUCCESS: Final = 0x0000
+PROCESSING_FAILURE: Final = 0x0110
+SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
+OUT_OF_RESOURCES: Final = 0xA700
+DATA_SET_DIFFERS: Final = 0xA900
+CANNOT_UNDERSTAND: Final = 0xC000
+INVALID_SOP_UID: Final = 0xC001
+INVALID_STUDY_UID: Final = 0xC002
+
+
+class StoreRefusedError(PermanentError):
+    """An object that is not kept; `status` goes to the sender."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRequest:
+    """A C-STORE request: what it says of its data set, and the encoded data set."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    calling_ae: str
+    dataset: io.BytesIO
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Where instances go, how patients are hashed, and how much may come."""
+
+    spool: Spool
+    secret: bytes
+    min_free_bytes: int
+    max_instance_bytes: int
+
+    def keep(self, request: StoreRequest) -> ReceivedInstance | Conflict:
+        """Make a received data set durable.
+
+        Returns:
+            The instance; the one that was there if it is the same; or a conflict
+            when another one was there: then the new one lies in quarantine.
+
+        Raises:
+            StoreRefusedError: It is not an object that can be kept.
+            SpoolFullError: There is no room for it now.
+        """
+        size = request.dataset.getbuffer().nbytes
+        self._check_room(size)
+        header = _checked_header(request)
+        encoded = Encoded(
+            study_uid=StudyUid(header.study_uid),
+            sop_instance_uid=SopInstanceUid(header.sop_instance_uid),
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=request.transfer_syntax_uid,
+            calling_ae=request.calling_ae,
+            dataset=request.dataset.getbuffer(),
+        )
+        file = self.spool.write_instance(encoded)
+        if file.outcome is Outcome.NEW:
+            syntax, calling_ae = request.transfer_syntax_uid, request.calling_ae
+            return self._received(header, syntax, calling_ae, file)
+        first = self.rebuild(file.path)
+        if file.outcome is Outcome.SAME:
+            return first
+        second = self.rebuild(self.spool.quarantine(encoded).path)
+        return Conflict(second, first.patient_key != second.patient_key)
+
+    def rebuild(self, path: Path) -> ReceivedInstance:
+        """Describe an instance or a quarantined object from its file alone.
+
+        Raises:
+            UnreadableObjectError: The file is damaged, or not one of ours.
+            SpoolFullError: The volume fails.
+        """
+        file = self.spool.describe(path)
+        with self.spool.open(path) as stream:
+            meta = read_meta(stream)
+            header = read_header(stream, meta.transfer_syntax_uid)
+        return self._received(header, meta.transfer_syntax_uid, meta.calling_ae, file)
+
+    def _check_room(self, size: int) -> None:
+        if size > self.max_instance_bytes:
+            raise SpoolFullError(f"an instance of {size} bytes is too large")
+        if self.spool.free_bytes() < self.min_free_bytes + size:
+            raise SpoolFullError("the spool volume is nearly full")
+
+    def _received(
+        self,
+        header: Header,
+        transfer_syntax_uid: str,
+        calling_ae: str,
+        file: SpooledFile,
+    ) -> ReceivedInstance:
+        return ReceivedInstance(
+            study_uid=StudyUid(header.study_uid),
+            series_uid=header.series_uid,
+            sop_instance_uid=SopInstanceUid(header.sop_instance_uid),
+            sop_class_uid=header.sop_class_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            path=file.path,
+            size=file.size,
+            sha256=file.sha256,
+            patient_key=patient_key(self.secret, header.issuer, header.patient_id),
+            calling_ae=calling_ae,
+            received_at=file.received_at,
+        )
+
+
+def _checked_header(request: StoreRequest) -> Header:
+    """Read the header and compare it with the request; UIDs are trusted after that."""
+    try:
+        header = _header_of(request.dataset, request.transfer_syntax_uid)
+    except UnreadableObjectError as error:
+        raise StoreRefusedError(CANNOT_UNDERSTAND, str(error)) from None
+    if not (
+        is_valid_uid(header.sop_instance_uid) and is_valid_uid(header.sop_class_uid)
+    ):
+        raise StoreRefusedError(INVALID_SOP_UID, "an SOP UID is not a UID")
+    if not (is_valid_uid(header.study_uid) and is_valid_uid(header.series_uid)):
+        raise StoreRefusedError(INVALID_STUDY_UID, "a study or series UID is not a UID")
+    said = (request.sop_class_uid, request.sop_instance_uid)
+    if (header.sop_class_uid, header.sop_instance_uid) != said:
+        raise StoreRefusedError(
+            DATA_SET_DIFFERS, "the data set is not what was announced"
+        )
+    return header
+
+
+def _header_of(dataset: BinaryIO, transfer_syntax_uid: str) -> Header:
+    dataset.seek(0)
+    return read_header(dataset, transfer_syntax_uid)

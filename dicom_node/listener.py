@@ -1,0 +1,304 @@
+"""The storage SCP: C-ECHO and C-STORE, no promise before it is kept.
+
+One thread of pynetdicom serves each association. A data set becomes a durable file
+and is then answered; its row follows by group commit (`dicom_node.recorder`), except
+the first of a study on an association: that row is committed before its Success,
+together with "this association carries this study", so that no sweep takes the study
+for complete while rows of it are on their way.
+"""
+
+import logging
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association as Connection
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.transport import ThreadedAssociationServer
+
+from dicom_node import contexts, replay
+from dicom_node.admission import Admission
+from dicom_node.completion import QuietPeriods
+from dicom_node.db import Clock, Sessions, now
+from dicom_node.errors import LedgerUnavailableError, SpoolFullError
+from dicom_node.intake import (
+    CANNOT_UNDERSTAND,
+    OUT_OF_RESOURCES,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+    Intake,
+    StoreRefusedError,
+    StoreRequest,
+)
+from dicom_node.ledger import Association, Conflict
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.recorder import Carried, Closed, Recorder
+from dicom_node.settings import NodeSettings, patient_secret
+from dicom_node.spool import Spool
+from dicom_node.study import StudyUid
+
+log = logging.getLogger(__name__)
+
+ACSE_TIMEOUT_S: Final = 30
+DIMSE_TIMEOUT_S: Final = 120
+NETWORK_TIMEOUT_S: Final = 60
+DRAIN_TIMEOUT_S: Final = 5.0
+FLUSH_TIMEOUT_S: Final = 5.0
+
+REJECTED_PERMANENT: Final = 0x01
+BY_SERVICE_USER: Final = 0x01
+CALLING_AE_NOT_RECOGNISED: Final = 0x03
+
+# pynetdicom logs data sets and PDUs unless told not to; both carry patients' data.
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"
+
+
+@dataclass(slots=True)
+class Stores:
+    """What one association has stored so far.
+
+    The lock is held during a store and while closing, so that nothing is entered
+    for an association after its end. `carried` are the studies that the ledger knows.
+    """
+
+    association: Association
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    carried: set[StudyUid] = field(default_factory=set)
+    kept: int = 0
+    refused: int = 0
+    closed: bool = False
+
+
+class Listener:
+    """One DICOM port with what lies behind it, from `start` to `stop`."""
+
+    def __init__(
+        self, settings: NodeSettings, sessions: Sessions, clock: Clock = now
+    ) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._clock = clock
+        self._quiet = QuietPeriods(settings.quiet_period, settings.quiet_periods)
+        self._admission = Admission.of(settings)
+        self._recorder = Recorder(sessions, self._quiet, clock)
+        self._stores: dict[Connection, Stores] = {}
+        self._draining = False
+        self._server: ThreadedAssociationServer | None = None
+        self._intake: Intake | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on; with port 0 the one that was free."""
+        if self._server is None:
+            raise RuntimeError("the listener is not started")
+        return int(self._server.server_address[1])
+
+    @property
+    def name(self) -> str:
+        """Who this listener is in the ledger: the next one of this name is its heir."""
+        settings = self._settings
+        return f"{settings.aet}@{socket.gethostname()}:{settings.port}"
+
+    def start(self) -> None:
+        """Make ledger and spool agree, then listen.
+
+        Raises:
+            OSError: The port cannot be had, or the data folder not be written.
+            SQLAlchemyError: The database does not answer.
+            SpoolFullError: The volume fails.
+        """
+        settings = self._settings
+        settings.spool.mkdir(parents=True, exist_ok=True)
+        self._intake = Intake(
+            Spool(settings.spool),
+            patient_secret(settings),
+            settings.min_free_bytes,
+            settings.max_instance_bytes,
+        )
+        replay.recover(
+            self._intake, self._sessions, self._quiet, self.name, self._clock
+        )
+        self._recorder.start()
+        self._server = self._listen()
+        log.info("listening", extra={"aet": settings.aet, "port": self.port})
+
+    def stop(self) -> None:
+        """Take no more associations, finish running stores, commit their rows."""
+        if self._server is None:
+            return
+        self._draining = True
+        self._server.shutdown()
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        for connection, stores in list(self._stores.items()):
+            if stores.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                stores.lock.release()  # the store that was running is answered
+            connection.abort()
+            self._close(connection)
+        if not self._recorder.stop(FLUSH_TIMEOUT_S):
+            log.error("rows are missing; the next start rebuilds them from files")
+        log.info("stopped")
+
+    def _listen(self) -> ThreadedAssociationServer:
+        settings = self._settings
+        entity = AE(settings.aet)
+        entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.require_called_aet = True
+        entity.maximum_associations = settings.max_associations
+        entity.maximum_pdu_size = settings.max_pdu
+        entity.acse_timeout = ACSE_TIMEOUT_S
+        entity.dimse_timeout = DIMSE_TIMEOUT_S
+        entity.network_timeout = NETWORK_TIMEOUT_S
+        entity.supported_contexts = contexts.accepted()
+        server = entity.start_server(
+            (settings.host, settings.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_REQUESTED, self._on_request),
+                (evt.EVT_ESTABLISHED, self._on_established),
+                (evt.EVT_C_STORE, self.handle_store),
+                (evt.EVT_RELEASED, self._on_end),
+                (evt.EVT_ABORTED, self._on_end),
+                (evt.EVT_CONN_CLOSE, self._on_end),
+            ],
+        )
+        # Without `block` there always is a server; its sockets inherit the option.
+        running = cast("ThreadedAssociationServer", server)
+        listening = cast("socket.socket", running.socket)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return running
+
+    def _on_request(self, event: Event) -> None:
+        """Reject a caller that is not admitted, before anything is negotiated."""
+        requestor = event.assoc.requestor
+        calling_ae = _calling_ae(event.assoc)
+        address = str(requestor.address)
+        admitted = False
+        try:
+            admitted = self._admission.admits(calling_ae, address)
+        finally:  # pynetdicom goes on after an exception here: never admit by one
+            if not admitted:
+                extra = {"calling_ae": calling_ae, "address": address}
+                log.warning("association rejected: caller not admitted", extra=extra)
+                event.assoc.acse.send_reject(
+                    REJECTED_PERMANENT, BY_SERVICE_USER, CALLING_AE_NOT_RECOGNISED
+                )
+                event.assoc.kill()  # returns when the rejection is out
+
+    def _on_established(self, event: Event) -> None:
+        requestor = event.assoc.requestor
+        self._stores[event.assoc] = Stores(
+            Association(
+                association_id=str(uuid.uuid4()),
+                listener=self.name,
+                calling_ae=_calling_ae(event.assoc),
+                peer_address=str(requestor.address),
+            )
+        )
+
+    def _on_end(self, event: Event) -> None:
+        self._close(event.assoc)
+
+    def _close(self, connection: Connection) -> None:
+        """Enter the end of an association after everything that it stored."""
+        stores = self._stores.pop(connection, None)
+        if stores is None:
+            return
+        with stores.lock:
+            stores.closed = True
+        if stores.carried:
+            self._recorder.put(Closed(stores.association.association_id))
+        if stores.kept or stores.refused:
+            extra = {
+                "association": stores.association.association_id,
+                "calling_ae": stores.association.calling_ae,
+                "kept": stores.kept,
+                "refused": stores.refused,
+            }
+            log.info("association ended", extra=extra)
+
+    def handle_store(self, event: Event) -> int:
+        """Answer a C-STORE request (PS3.4 annex B).
+
+        Returns:
+            * 0x0000 Success: a durable file holds the object, or did before. Another
+              object under a known UID is kept in quarantine, and its study is held.
+            * 0x0110 Processing failure: a fault of ours.
+            * 0x0122 SOP class not supported: not that of the presentation context.
+            * 0xA700 Out of resources: disk or database; nothing new is kept.
+            * 0xA900 Data set does not match SOP class: its UIDs are not the request's.
+            * 0xC000 Cannot understand: it does not parse, or lacks a mandatory UID.
+            * 0xC001, 0xC002 Cannot understand: an SOP UID, or a study or series UID,
+              is not a UID.
+        """
+        stores = self._stores.get(event.assoc)
+        if stores is None or self._draining:
+            return OUT_OF_RESOURCES
+        with stores.lock:
+            status = OUT_OF_RESOURCES if stores.closed else self._answer(event, stores)
+            stores.kept += status == SUCCESS
+            stores.refused += status != SUCCESS
+        return status
+
+    def _answer(self, event: Event, stores: Stores) -> int:
+        try:
+            self._store(event, stores)
+        except StoreRefusedError as error:
+            return _refuse(stores, error.status, str(error))
+        except (SpoolFullError, LedgerUnavailableError) as error:
+            return _refuse(stores, OUT_OF_RESOURCES, str(error))
+        except Exception as error:  # noqa: BLE001 - pynetdicom would answer 0xC211, never to be retried
+            return _refuse(stores, PROCESSING_FAILURE, type(error).__name__)
+        return SUCCESS
+
+    def _store(self, event: Event, stores: Stores) -> None:
+        self._recorder.require_ready()
+        kept = cast("Intake", self._intake).keep(_request(event, stores))
+        instance = kept.instance if isinstance(kept, Conflict) else kept
+        if instance.study_uid in stores.carried:
+            self._recorder.put(kept)
+            return
+        carried = Carried(stores.association, instance.study_uid)
+        self._recorder.commit(kept, carried)
+        stores.carried.add(instance.study_uid)
+
+
+def _request(event: Event, stores: Stores) -> StoreRequest:
+    request = cast("C_STORE", event.request)
+    if request.AffectedSOPClassUID != event.context.abstract_syntax:
+        text = "the SOP class is not that of the presentation context"
+        raise StoreRefusedError(SOP_CLASS_NOT_SUPPORTED, text)
+    if request.DataSet is None:
+        raise StoreRefusedError(CANNOT_UNDERSTAND, "there is no data set")
+    return StoreRequest(
+        sop_class_uid=str(request.AffectedSOPClassUID),
+        sop_instance_uid=str(request.AffectedSOPInstanceUID),
+        transfer_syntax_uid=str(event.context.transfer_syntax),
+        calling_ae=stores.association.calling_ae,
+        dataset=request.DataSet,
+    )
+
+
+def _refuse(stores: Stores, status: int, why: str) -> int:
+    extra = {
+        "association": stores.association.association_id,
+        "calling_ae": stores.association.calling_ae,
+        "status": f"0x{status:04X}",
+        "why": why,
+    }
+    log.warning("store refused", extra=extra)
+    return status
+
+
+def _calling_ae(connection: Connection) -> str:
+    primitive = cast("A_ASSOCIATE", connection.requestor.primitive)
+    return primitive.calling_ae_title.strip()

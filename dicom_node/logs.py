@@ -1,0 +1,77 @@
+"""Logging: one JSON object a line on stderr, constant messages, no patient in it.
+
+Warnings and log texts of the DICOM libraries quote element values, names and birth
+dates among them, so of their records only the logger's name and a constant remain.
+"""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+QUOTING_LOGGERS: Final = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
+WITHHELD: Final = "a library's message is withheld: it may quote a patient's data"
+
+
+class WithholdQuotes(logging.Filter):
+    """Takes the text, the arguments and the traceback from records that may quote."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Clean the record; every record passes."""
+        if record.name.split(".")[0] in QUOTING_LOGGERS or record.name == "py.warnings":
+            record.msg, record.args = WITHHELD, None
+            record.exc_info = record.exc_text = record.stack_info = None
+        return True
+
+
+def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send all logging of this process to stderr as JSON lines; may be called twice.
+
+    Python warnings become log records, withheld like those of the libraries.
+    """
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _describe_exception,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=str),
+        ],
+    )
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter)
+    handler.addFilter(WithholdQuotes())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in (*QUOTING_LOGGERS, "alembic"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom|highdicom")
+
+
+def _describe_exception(
+    logger: object, method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any]:
+    """Put type and place of an exception in, not its text: that may quote values."""
+    del logger, method
+    found = event.pop("exc_info", None)
+    if isinstance(found, tuple) and found[0] is not None:
+        event["error"] = found[0].__name__
+        traceback = found[2]
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        if traceback is not None:
+            code = traceback.tb_frame.f_code
+            event["where"] = f"{code.co_filename}:{traceback.tb_lineno}"
+    return event
