@@ -41,7 +41,6 @@ SENTINEL_BIOPSY: Final = Code("396487001", "SCT", "Sentinel lymph node biopsy")
 SOURCE_IMAGE: Final = Code(
     "121322", "DCM", "Source image for image processing operation"
 )
-CLASS_ACTIVATION: Final = Code("130402", "DCM", "Class activation")
 
 SIDES: Final = {
     Laterality.LEFT: Code("7771000", "SCT", "Left"),

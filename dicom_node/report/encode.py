@@ -77,6 +77,9 @@ def finish(dataset: Dataset, evidence: Dataset, at: datetime) -> None:
         setattr(dataset, keyword, evidence.get(keyword, ""))
     dataset.InstanceCreationDate = f"{at:%Y%m%d}"
     dataset.InstanceCreationTime = f"{at:%H%M%S}"
+    if "DateOfSecondaryCapture" in dataset:
+        dataset.DateOfSecondaryCapture = f"{at:%Y%m%d}"
+        dataset.TimeOfSecondaryCapture = f"{at:%H%M%S}"
     if zone(evidence) is not None:
         dataset.TimezoneOffsetFromUTC = text(evidence, "TimezoneOffsetFromUTC")
     for item in dataset.get("ContributingEquipmentSequence") or ():

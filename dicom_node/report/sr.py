@@ -41,7 +41,7 @@ from dicom_node.report.encode import (
     written_at,
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
-from dicom_node.report.uids import derived_uid
+from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
 KIND: Final = "SR"
@@ -96,37 +96,10 @@ def build_sr(
             **equipment(device),
             content_date=at.date(),
             content_time=at.time().replace(microsecond=0),
-            series_description=f"RESEARCH axillary node risk ({side_name(side)})",
+            series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
         finish(report, evidence, at)
         return encode(report, KIND)
-
-
-def case_uid(case: CaseFinding, evidence: Dataset, *parts: object) -> str:
-    """Return a UID that all versions of a case share: one study, one side."""
-    study, side = str(evidence.StudyInstanceUID), case.selection.laterality
-    return derived_uid("case", study, side, *parts)
-
-
-def instance_uid(case: CaseFinding, evidence: Dataset, *parts: object) -> str:
-    """Return a UID that follows from the input, the models and the version."""
-    return derived_uid(
-        "instance",
-        str(evidence.SOPInstanceUID),
-        case.selection.frame,
-        case.selection.roi.box,
-        case.sln.weights_sha256,
-        case.nsln.weights_sha256,
-        case.slnd.result if case.slnd else None,
-        case.result_id,
-        case.version,
-        *parts,
-    )
-
-
-def side_name(side: Laterality) -> str:
-    """Return "left" or "right"."""
-    return {Laterality.LEFT: "left", Laterality.RIGHT: "right"}[side]
 
 
 def _evidence(evidence: Dataset, carrier: Dataset | None) -> list[Dataset]:

@@ -1,0 +1,183 @@
+"""The class activation map as a secondary capture, which every viewer can show."""
+
+from typing import Final
+
+import numpy as np
+from highdicom.sc import SCImage
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.findings import CaseFinding, Document, Laterality, Stage, StageFinding
+from dicom_node.headers import number, numbers
+from dicom_node.report import codes
+from dicom_node.report.device import Device
+from dicom_node.report.encode import (
+    encode,
+    equipment,
+    finish,
+    nameless,
+    written_at,
+)
+from dicom_node.report.evidence import as_evidence
+from dicom_node.report.picture import Scene, draw
+from dicom_node.report.uids import case_uid, instance_uid
+from dicom_node.silence import silence
+
+KIND: Final = "SC"
+SERIES_NUMBERS: Final = {Laterality.LEFT: 99111, Laterality.RIGHT: 99112}
+NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
+GEOMETRY: Final = (
+    "FrameOfReferenceUID",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
+    "SliceThickness",
+)
+"""The picture has the source's matrix, so its geometry stays true."""
+
+CAPTION: Final = "RESEARCH USE ONLY \u2013 CAM ({})"
+DIRECTIONS: Final = (("R", "L"), ("A", "P"), ("F", "H"))
+"""Letters for negative and positive x, y, z of the patient (LPS)."""
+
+MIN_COSINE: Final = 0.05
+
+
+def build_sc(
+    case: CaseFinding,
+    stage: Stage,
+    source: Dataset,
+    pixels: NDArray[np.float32],
+    device: Device,
+) -> Document:
+    """Write the class activation map of one stage as an RGB secondary capture.
+
+    The same case gives the same UIDs and, in one time zone, the same bytes. Nothing
+    is logged and no warning is raised: both would quote the patient's values.
+
+    Args:
+        case: What was found; the stage must have run in this version.
+        stage: The stage to show.
+        source: The header of the analysed image.
+        pixels: (rows, columns) of the analysed frame, after the modality LUT.
+        device: This installation.
+
+    Returns:
+        A Part 10 file in Explicit VR Little Endian, on the grid of the source.
+
+    Raises:
+        ValueError: The stage has no map, or map and pixels lie on other grids.
+    """
+    finding = case.sln if stage is Stage.SLN else case.nsln
+    if finding.heat is None or finding.heat_range is None:
+        raise ValueError(f"stage {stage} has no class activation map")
+    if finding.heat.shape != pixels.shape:
+        raise ValueError(f"map {finding.heat.shape} and slice {pixels.shape} differ")
+    picture = draw(
+        Scene(
+            pixels=pixels,
+            heat=finding.heat,
+            bounds=finding.heat_range,
+            box=case.selection.roi.box,
+            caption=CAPTION.format(stage),
+        )
+    )
+    with silence():
+        evidence = as_evidence(source, case.selection.frame)
+        capture = _capture(case, finding, (evidence, picture), device)
+        return encode(capture, f"{KIND}-{stage}")
+
+
+def _capture(
+    case: CaseFinding,
+    finding: StageFinding,
+    shown: tuple[Dataset, NDArray[np.uint8]],
+    device: Device,
+) -> SCImage:
+    evidence, picture = shown
+    at = written_at(case, evidence)
+    stage, side = finding.stage, case.selection.laterality
+    capture = SCImage.from_ref_dataset(
+        nameless(evidence),
+        picture,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        series_instance_uid=case_uid(case, evidence, device.uid, KIND),
+        series_number=SERIES_NUMBERS[side],
+        sop_instance_uid=instance_uid(case, evidence, device.uid, KIND, stage),
+        instance_number=2 * (case.version - 1) + NUMBER_IN_VERSION[stage],
+        manufacturer=device.manufacturer,
+        patient_orientation=("L", "P"),  # mandatory here, replaced below
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **equipment(device),
+        content_date=at.date(),
+        content_time=at.time().replace(microsecond=0),
+        series_description=f"RESEARCH class activation map ({side.name.lower()})",
+    )
+    capture.copy_patient_and_study_information(evidence)
+    _describe(capture, case, finding, evidence)
+    finish(capture, evidence, at)
+    return capture
+
+
+def _describe(
+    capture: Dataset, case: CaseFinding, finding: StageFinding, evidence: Dataset
+) -> None:
+    """Say what the picture is, where it lies and what it was made of."""
+    low, high = finding.heat_range or (0.0, 0.0)
+    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "CAM"]
+    capture.Laterality = case.selection.laterality.value
+    capture.PatientOrientation = list(patient_orientation(evidence))
+    capture.BurnedInAnnotation = "NO"  # it is about text that identifies a patient
+    capture.RecognizableVisualFeatures = "NO"
+    capture.LossyImageCompression = "00"
+    capture.DerivationDescription = (
+        f"Class activation map of {finding.stage}, model {finding.model}; scale "
+        f"{low:+.1f} to {high:+.1f} logit difference; research use only"
+    )
+    capture.SourceImageSequence = [_source(case, evidence)]
+    for keyword in GEOMETRY:
+        if evidence.get(keyword) not in (None, "", []):
+            setattr(capture, keyword, evidence.get(keyword))
+    if "FrameOfReferenceUID" in capture:
+        known = evidence.get("PositionReferenceIndicator")
+        capture.PositionReferenceIndicator = known or ""
+
+
+def _source(case: CaseFinding, evidence: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = evidence.SOPClassUID
+    item.ReferencedSOPInstanceUID = evidence.SOPInstanceUID
+    if (number(evidence, "NumberOfFrames") or 1) > 1:
+        item.ReferencedFrameNumber = case.selection.frame
+    item.SpatialLocationsPreserved = "YES"
+    item.PurposeOfReferenceCodeSequence = [_code(codes.SOURCE_IMAGE)]
+    return item
+
+
+def _code(code: Code) -> Dataset:
+    item = Dataset()
+    item.CodeValue = code.value
+    item.CodingSchemeDesignator = code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
+
+
+def patient_orientation(header: Dataset) -> tuple[str, str] | tuple[()]:
+    """Return the directions of a row and a column as letters, such as ("L", "P").
+
+    An oblique direction has several letters, the largest share first.
+    """
+    cosines = numbers(header, "ImageOrientationPatient", 6)
+    if cosines is None:
+        return ()
+    return _letters(cosines[:3]), _letters(cosines[3:])
+
+
+def _letters(cosines: tuple[float, ...]) -> str:
+    shares = sorted(zip(cosines, DIRECTIONS, strict=True), key=lambda one: -abs(one[0]))
+    return "".join(
+        letters[share > 0] for share, letters in shares if abs(share) > MIN_COSINE
+    )
