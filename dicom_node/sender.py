@@ -9,9 +9,8 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -22,7 +21,6 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.contexts import UNCOMPRESSED, VERIFICATION
 from dicom_node.errors import (
-    NodeError,
     PeerRejectedError,
     PeerUnavailableError,
     PermanentError,
@@ -137,10 +135,10 @@ def send(
             sendable.append(read_sendable(path))
         except UnreadableObjectError as error:
             yield SendOutcome(path, None, None, error)
-    remaining = iter(sendable)
-    while batch := _next_batch(remaining, sendable):
-        sendable = sendable[len(batch) :]
-        yield from _send_batch(peer, calling_aet, batch, timeout)
+    while sendable:
+        count = _batch_size(sendable)
+        yield from _send_batch(peer, calling_aet, sendable[:count], timeout)
+        sendable = sendable[count:]
 
 
 def read_sendable(path: Path) -> Sendable:
@@ -156,18 +154,14 @@ def read_sendable(path: Path) -> Sendable:
         raise UnreadableObjectError(f"cannot be read: {error.strerror}") from error
 
 
-def _next_batch(
-    remaining: Iterator[Sendable], sendable: Sequence[Sendable]
-) -> list[Sendable]:
-    """Take as many files as 128 presentation contexts allow."""
+def _batch_size(sendable: Sequence[Sendable]) -> int:
+    """Return how many files one association's presentation contexts suffice for."""
     contexts: set[tuple[str, str]] = set()
-    count = 0
-    for each in sendable:
-        if len(contexts | each.contexts) > MAX_CONTEXTS:
-            break
+    for count, each in enumerate(sendable):
         contexts |= each.contexts
-        count += 1
-    return list(islice(remaining, count))
+        if len(contexts) > MAX_CONTEXTS:
+            return count
+    return len(sendable)
 
 
 def _send_batch(
@@ -179,9 +173,10 @@ def _send_batch(
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
     try:
         association = _associate(peer, calling_aet, contexts, timeout)
-    except NodeError as error:
+    except (PeerUnavailableError, PeerRejectedError) as error:
         for each in batch:
-            yield _outcome(each, None, cast("TransientError | PermanentError", error))
+            uid = SopInstanceUid(each.meta.sop_instance_uid)
+            yield SendOutcome(each.path, uid, None, error)
         return
     try:
         for number, each in enumerate(batch):
@@ -193,23 +188,41 @@ def _send_batch(
 def _send_one(
     association: Association, peer: Peer, file: Sendable, number: int
 ) -> SendOutcome:
+    uid = SopInstanceUid(file.meta.sop_instance_uid)
+    status = None
+    error: TransientError | PermanentError | None
+    try:
+        status = _transmit(association, peer, file, number)
+        error = _judge(peer, status)
+    except (TransientError, PermanentError) as raised:
+        error = raised
+    return SendOutcome(file.path, uid, status, error)
+
+
+def _transmit(
+    association: Association, peer: Peer, file: Sendable, number: int
+) -> int | None:
+    """Send one file and return the status, None when no answer came.
+
+    Raises:
+        PeerUnavailableError: The association is gone.
+        PeerRejectedError: The peer did not accept the file's presentation context.
+        UnreadableObjectError: The file cannot be read or encoded.
+    """
     if not association.is_established:
-        error = PeerUnavailableError(f"{peer} ended the association")
-        return _outcome(file, None, error)
+        raise PeerUnavailableError(f"{peer} ended the association")
     syntax = _accepted_syntax(association, file)
     if syntax is None:
         text = f"{peer} takes no {file.meta.sop_class_uid} in this transfer syntax"
-        return _outcome(file, None, PeerRejectedError(text))
+        raise PeerRejectedError(text)
     try:
         content = file.path if syntax == file.meta.transfer_syntax_uid else _read(file)
-        answer = association.send_c_store(content, msg_id=number % 0xFFFF + 1)
-    except (AttributeError, ValueError, NotImplementedError):
-        error_ = UnreadableObjectError(f"cannot be encoded for {peer}")
-        return _outcome(file, None, error_)
-    except (OSError, RuntimeError):
-        return _outcome(file, None, PeerUnavailableError(f"{peer} went away"))
-    status = _status(answer)
-    return _outcome(file, status, _judge(peer, status))
+        return _status(association.send_c_store(content, msg_id=number % 0xFFFF + 1))
+    except (AttributeError, ValueError, NotImplementedError, FileNotFoundError):
+        text = f"cannot be encoded for {peer}"
+        raise UnreadableObjectError(text) from None  # the cause may quote values
+    except (OSError, RuntimeError) as error:
+        raise PeerUnavailableError(f"{peer} went away") from error
 
 
 def _accepted_syntax(association: Association, file: Sendable) -> str | None:
@@ -243,13 +256,6 @@ def _judge(peer: Peer, status: int | None) -> TransientError | PermanentError | 
     return PeerRejectedError(text, status)
 
 
-def _outcome(
-    file: Sendable, status: int | None, error: TransientError | PermanentError | None
-) -> SendOutcome:
-    uid = SopInstanceUid(file.meta.sop_instance_uid)
-    return SendOutcome(file.path, uid, status, error)
-
-
 def _associate(
     peer: Peer, calling_aet: str, contexts: list[PresentationContext], timeout: float
 ) -> Association:
@@ -257,6 +263,7 @@ def _associate(
 
     Raises:
         PeerUnavailableError: The peer is not there, or rejected the association.
+        PeerRejectedError: The peer accepted none of the presentation contexts.
     """
     entity = AE(calling_aet)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -279,6 +286,8 @@ def _associate(
         return association
     if association.is_rejected:
         raise PeerUnavailableError(f"{peer} rejected the association")
+    if association.rejected_contexts:
+        raise PeerRejectedError(f"{peer} accepted no presentation context")
     raise PeerUnavailableError(f"no association with {peer}")
 
 
