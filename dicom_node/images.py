@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     BasicTextSRStorage,
     ColorSoftcopyPresentationStateStorage,
@@ -23,9 +20,7 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from dicom_node.errors import UnreadableObjectError
-from dicom_node.findings import Laterality
-from dicom_node.headers import (
+from dicom_node.attributes import (
     frame_header,
     number,
     numbers,
@@ -35,7 +30,10 @@ from dicom_node.headers import (
     text,
     words,
 )
+from dicom_node.errors import UnreadableObjectError
+from dicom_node.findings import Laterality
 from dicom_node.own import is_own
+from dicom_node.pixels import MAX_SIDE, read_pixels
 from dicom_node.study import SopInstanceUid, StoredInstance
 
 __all__ = ["MrImage", "StudyObjects", "read_header", "read_pixels", "read_study"]
@@ -59,15 +57,10 @@ DOCUMENT_CLASSES: Final = frozenset(
         ColorSoftcopyPresentationStateStorage,
     }
 )
-MAX_SIDE: Final = 4096
-"""Rows, columns and frames that a decoder is ever asked for."""
-
 MAX_SKEW: Final = 1e-2
 """Departure of direction cosines from unit length and a right angle."""
 
 CLOCK_PATTERN: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d{1,6})?)", re.ASCII)
-
-MAX_PIXEL_BYTES: Final = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,60 +233,3 @@ def _laterality(flat: Dataset) -> Laterality | None:
         if side in {"L", "R"}:
             return Laterality(side)
     return None
-
-
-def read_pixels(path: Path, frame: int) -> NDArray[np.float32]:
-    """Decode one frame of an MR image.
-
-    Sizes are checked against the header before a decoder sees a byte: a few bytes
-    of a compressed image may ask for gigabytes.
-
-    Args:
-        path: A Part 10 file.
-        frame: Counts from 1.
-
-    Returns:
-        (rows, columns) after the modality LUT, bright where the signal is high
-        (MONOCHROME1 is inverted).
-
-    Raises:
-        UnreadableObjectError: Damaged, too large, not grey, or not decodable.
-        OSError: The file itself cannot be opened or read.
-    """
-    header = read_header(path)
-    with readable("the pixel data"):
-        flat = frame_header(header, frame)
-        _check_pixels(flat)
-        stored = pixel_array(path, index=frame - 1)  # (rows, columns)
-        values = apply_modality_lut(stored, flat).astype(np.float32)
-        inverted = text(flat, "PhotometricInterpretation") == "MONOCHROME1"
-        shape = (number(flat, "Rows"), number(flat, "Columns"))
-    if values.shape != shape or not np.isfinite(values).all():
-        raise UnreadableObjectError("the pixel data do not fill the image")
-    return values.max() + values.min() - values if inverted else values
-
-
-def _check_pixels(header: Dataset) -> None:
-    """Refuse what a decoder should not be asked for.
-
-    Raises:
-        UnreadableObjectError: Names the attribute that is out of bounds.
-    """
-    sizes = {
-        "Rows": number(header, "Rows") or 0,
-        "Columns": number(header, "Columns") or 0,
-        "NumberOfFrames": number(header, "NumberOfFrames") or 1,
-    }
-    for name, size in sizes.items():
-        if not 1 <= size <= MAX_SIDE:
-            raise UnreadableObjectError(f"{name} is {size}, not in 1-{MAX_SIDE}")
-    samples, bits = number(header, "SamplesPerPixel"), number(header, "BitsAllocated")
-    grey = text(header, "PhotometricInterpretation").startswith("MONOCHROME")
-    if samples != 1 or not grey:
-        raise UnreadableObjectError("the image is not a grey-scale image")
-    if bits not in {8, 16}:
-        raise UnreadableObjectError(f"BitsAllocated is {bits}, not 8 or 16")
-    if int(np.prod(list(sizes.values()))) * bits // 8 > MAX_PIXEL_BYTES:
-        raise UnreadableObjectError(
-            f"the pixel data would take more than {MAX_PIXEL_BYTES // 2**20} MB"
-        )

@@ -5,35 +5,28 @@ rectangles -> on an image? inside it? which side? -> the largest of each side
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
+from dicom_node.candidates import SIDES, Candidate, by_side, name_of
 from dicom_node.errors import StudyHeldError, StudyIgnoredError
-from dicom_node.findings import Laterality, Roi, Selection
+from dicom_node.findings import Selection
 from dicom_node.images import MrImage, StudyObjects
 from dicom_node.phases import (
     ImageKind,
     is_gradient_echo,
     kind,
     phase_index,
-    phase_name,
     phases_at,
 )
 from dicom_node.roi.reading import RoiReading
-from dicom_node.study import Reason, SopInstanceUid
+from dicom_node.study import Reason
 
 AS_MARKED: Final = "as marked"
 """The phase when the study holds no other than the one that carries the mark."""
-
-MIN_SIDE_PX: Final = 4.0
-MIN_INSIDE: Final = 0.95
-"""Part of a rectangle that must lie inside its image; the rest is cut off."""
-
-MIDLINE_MM: Final = 20.0
-"""Nearer than this to the midline, a position does not tell the side."""
 
 BREAST_WORDS: Final = (
     "BREAST", "MAMM", "MAMA", "BRUST", "SEIN", "BORST", "SENO", "PIERS", "MAM\u00c1",
@@ -43,26 +36,6 @@ OTHER_REGIONS: Final = (
     "HEAD", "HEART", "HIP", "KIDNEY", "KNEE", "LIVER", "NECK", "ORBIT", "PANCREAS",
     "PELVIS", "PROSTATE", "SELLA", "SHOULDER", "SKULL", "SPINE", "UTERUS", "WRIST",
 )  # fmt: skip
-SIDES: Final = {Laterality.LEFT: "left", Laterality.RIGHT: "right"}
-
-Index: TypeAlias = Mapping[tuple[SopInstanceUid, int], MrImage]
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A rectangle that could be analysed."""
-
-    roi: Roi
-    marked: MrImage
-    laterality: Laterality
-    derived: bool
-    notes: tuple[str, ...]
-
-    @property
-    def area_mm2(self) -> float:
-        between_rows, between_columns = self.marked.spacing or (1.0, 1.0)
-        width = (self.roi.x1 - self.roi.x0) * between_columns
-        return width * (self.roi.y1 - self.roi.y0) * between_rows
 
 
 def select(
@@ -86,7 +59,7 @@ def select(
     if not reading.rois:
         raise StudyHeldError(Reason.NO_ROI, _no_roi(reading))
     index = {(one.sop_instance_uid, one.frame): one for one in objects.images}
-    sides, problems = _candidates(reading.rois, index)
+    sides, problems = by_side(reading.rois, index)
     ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
     ruled_out += tuple(f"Ruled out: {one.detail}" for one in problems)
     chosen = []
@@ -129,131 +102,8 @@ def _no_roi(reading: RoiReading) -> str:
     return f"{wanted} Ruled out: {'; '.join(reading.refused)}."
 
 
-def _candidates(
-    rois: Sequence[Roi], index: Index
-) -> tuple[dict[Laterality, list[_Candidate]], list[StudyHeldError]]:
-    """Sort rectangles by side, and set aside those that cannot be used.
-
-    Raises:
-        StudyHeldError: None can be used, or the side of one is unknown: it could
-            be the largest of either.
-    """
-    sides: dict[Laterality, list[_Candidate]] = defaultdict(list)
-    problems: list[StudyHeldError] = []
-    for roi in rois:
-        try:
-            candidate = _candidate(roi, index)
-        except StudyHeldError as problem:
-            if problem.reason is Reason.LATERALITY_UNKNOWN:
-                raise
-            problems.append(problem)
-        else:
-            sides[candidate.laterality].append(candidate)
-    if not sides:
-        details = dict.fromkeys(problem.detail for problem in problems)
-        raise StudyHeldError(problems[0].reason, " ".join(details))
-    return sides, problems
-
-
-def _candidate(roi: Roi, index: Index) -> _Candidate:
-    marked = index.get((roi.sop_instance_uid, roi.frame))
-    if marked is None:
-        raise StudyHeldError(
-            Reason.ROI_IMAGE_MISSING,
-            f"A rectangle refers to image {roi.sop_instance_uid} (frame {roi.frame}), "
-            "which is not among the study's MR images.",
-        )
-    if kind(marked) in {ImageKind.PROJECTION, ImageKind.DERIVED}:
-        raise StudyHeldError(
-            Reason.NO_DCE_PHASE,
-            f"A rectangle lies on {kind(marked)} ({_name(marked)}); "
-            "it is needed on an original slice or a subtraction.",
-        )
-    if marked.spacing is None:
-        raise StudyHeldError(
-            Reason.QUALITY, f"{_name(marked)} states no pixel spacing, so no size."
-        )
-    clipped, notes = _clip(roi, marked)
-    laterality, derived, note = _side(clipped, marked)
-    return _Candidate(clipped, marked, laterality, derived, (*notes, note))
-
-
-def _clip(roi: Roi, marked: MrImage) -> tuple[Roi, tuple[str, ...]]:
-    """Cut off what little of a rectangle lies outside its image."""
-    inside = replace(
-        roi,
-        x0=max(roi.x0, 0.0),
-        y0=max(roi.y0, 0.0),
-        x1=min(roi.x1, float(marked.columns)),
-        y1=min(roi.y1, float(marked.rows)),
-    )
-    width, height = inside.x1 - inside.x0, inside.y1 - inside.y0
-    whole = (roi.x1 - roi.x0) * (roi.y1 - roi.y0)
-    if min(width, height) <= 0 or width * height < MIN_INSIDE * whole:
-        raise StudyHeldError(
-            Reason.ROI_OUTSIDE_IMAGE,
-            f"A rectangle reaches beyond {_name(marked)}, "
-            f"which is {marked.columns} x {marked.rows} pixels.",
-        )
-    if min(width, height) < MIN_SIDE_PX:
-        raise StudyHeldError(
-            Reason.QUALITY,
-            f"A rectangle of {width:.1f} x {height:.1f} pixels on {_name(marked)} "
-            f"has a side below {MIN_SIDE_PX:.0f} pixels.",
-        )
-    if inside == roi:
-        return roi, ()
-    return inside, ("What lay outside the image was cut off.",)
-
-
-def _side(roi: Roi, marked: MrImage) -> tuple[Laterality, bool, str]:
-    """Return the side, whether it was derived, and a sentence on how.
-
-    Raises:
-        StudyHeldError: `laterality_unknown`.
-    """
-    x = _patient_x(roi, marked)
-    if x is None or abs(x) < MIDLINE_MM:
-        if marked.laterality is None:
-            where = "its position is unknown" if x is None else "it is near the midline"
-            raise StudyHeldError(
-                Reason.LATERALITY_UNKNOWN,
-                f"The header of {_name(marked)} names no side, and {where}.",
-            )
-        return marked.laterality, False, _header_side(marked.laterality)
-    seen = Laterality.LEFT if x > 0 else Laterality.RIGHT
-    if marked.laterality is None:
-        note = f"The side is derived from the rectangle's position, x = {x:+.0f} mm."
-        return seen, True, note
-    if marked.laterality is not seen:
-        raise StudyHeldError(
-            Reason.LATERALITY_UNKNOWN,
-            f"The header of {_name(marked)} says {SIDES[marked.laterality]}, "
-            f"the rectangle's position (x = {x:+.0f} mm) {SIDES[seen]}.",
-        )
-    return seen, False, _header_side(seen)
-
-
-def _header_side(side: Laterality) -> str:
-    return f"The image's header names the {SIDES[side]} side."
-
-
-def _patient_x(roi: Roi, marked: MrImage) -> float | None:
-    """Return the x of the rectangle's centre in mm; positive is the patient's left."""
-    if marked.position is None or marked.orientation is None or marked.spacing is None:
-        return None
-    between_rows, between_columns = marked.spacing
-    along_row = ((roi.x0 + roi.x1) / 2 - 0.5) * between_columns
-    down_rows = ((roi.y0 + roi.y1) / 2 - 0.5) * between_rows
-    return (
-        marked.position[0]
-        + marked.orientation[0] * along_row
-        + marked.orientation[3] * down_rows
-    )
-
-
 def _choose(
-    candidates: Sequence[_Candidate], images: Sequence[MrImage], wanted: int
+    candidates: Sequence[Candidate], images: Sequence[MrImage], wanted: int
 ) -> Selection:
     best, reason = _largest(candidates)
     analysed, phase, moved = _move(best.marked, images, wanted)
@@ -271,7 +121,7 @@ def _choose(
     )
 
 
-def _largest(candidates: Sequence[_Candidate]) -> tuple[_Candidate, str]:
+def _largest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
     """Return the rectangle of the largest area; of equals the middle slice's."""
     top = max(one.area_mm2 for one in candidates)
     equal = [one for one in candidates if np.isclose(one.area_mm2, top, rtol=1e-6)]
@@ -285,7 +135,7 @@ def _largest(candidates: Sequence[_Candidate]) -> tuple[_Candidate, str]:
             one.roi.box,
         ),
     )
-    what = f"{best.area_mm2:.0f} mm\u00b2 on {_name(best.marked)}"
+    what = f"{best.area_mm2:.0f} mm\u00b2 on {name_of(best.marked)}"
     side = SIDES[best.laterality]
     if len(candidates) == 1:
         return best, f"1 rectangle on the {side} side, {what}."
@@ -312,7 +162,7 @@ def _move(
     if not is_gradient_echo(marked):
         raise StudyHeldError(
             Reason.NO_DCE_PHASE,
-            f"A rectangle lies on {_name(marked)}, which is no phase of a dynamic "
+            f"A rectangle lies on {name_of(marked)}, which is no phase of a dynamic "
             "series.",
         )
     phases = phases_at(marked, images)
@@ -323,14 +173,14 @@ def _move(
         return (
             marked,
             AS_MARKED,
-            f"No other phase than {_name(marked)} is there; used as marked.",
+            f"No other phase than {name_of(marked)} is there; used as marked.",
         )
     analysed, phase = _pick(phases, wanted)
-    where = f"phase {phases.index(marked) + 1} of {len(phases)} ({_name(marked)})"
+    where = f"phase {phases.index(marked) + 1} of {len(phases)} ({name_of(marked)})"
     if analysed == marked:
         return marked, phase, f"It was marked on {where}, which is {phase}."
     return analysed, phase, (
-        f"It was marked on {where}; {phase} at the same position, {_name(analysed)}, "
+        f"It was marked on {where}; {phase} at the same position, {name_of(analysed)}, "
         "is analysed, since the model was trained on that phase."
     )  # fmt: skip
 
@@ -341,13 +191,13 @@ def _move_from_subtraction(
     if len(phases) <= 1:
         raise StudyHeldError(
             Reason.NO_DCE_PHASE,
-            f"A rectangle lies on a subtraction ({_name(marked)}), and the phases that "
-            "it was made of are not in the study.",
+            f"A rectangle lies on a subtraction ({name_of(marked)}); the phases that it "
+            "was made of are not in the study.",
         )
     analysed, phase = _pick(phases, wanted)
     return analysed, phase, (
-        f"It was marked on a subtraction ({_name(marked)}); {phase} at the same "
-        f"position, {_name(analysed)}, is analysed."
+        f"It was marked on a subtraction ({name_of(marked)}); {phase} at the same "
+        f"position, {name_of(analysed)}, is analysed."
     )  # fmt: skip
 
 
@@ -387,12 +237,6 @@ def _require_single_phase(marked: MrImage, images: Sequence[MrImage]) -> None:
         if len(phases_at(middle, images)) > 1:
             raise StudyHeldError(
                 Reason.NO_DCE_PHASE,
-                f"A rectangle lies on {_name(marked)}, beside the dynamic series of "
+                f"A rectangle lies on {name_of(marked)}, beside the dynamic series of "
                 "the study; it is needed on one of its phases.",
             )
-
-
-def _name(image: MrImage) -> str:
-    series = "" if image.series_number is None else f", series {image.series_number}"
-    frame = "" if image.frame == 1 else f", frame {image.frame}"
-    return f"image {image.sop_instance_uid}{series}{frame}"

@@ -8,8 +8,8 @@ from typing import Final, TypedDict
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset, dcmwrite
 
+from dicom_node.attributes import text, zone
 from dicom_node.findings import CaseFinding, Document
-from dicom_node.headers import text, zone
 from dicom_node.own import SCHEME
 from dicom_node.report.codes import (
     SCHEME_NAME,

@@ -11,7 +11,7 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
-from dicom_node.headers import VALUE_ERRORS, frame_header, numbers, real
+from dicom_node.attributes import VALUE_ERRORS, frame_header, numbers, real
 from dicom_node.silence import silence
 
 INHERITED: Final = (

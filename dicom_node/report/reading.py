@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
+from dicom_node.attributes import readable, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import (
     Laterality,
@@ -16,7 +17,6 @@ from dicom_node.findings import (
     Stage,
     StageStatus,
 )
-from dicom_node.headers import readable, text
 from dicom_node.report import codes
 
 ALGORITHM_NAME: Final = "111001"

@@ -9,8 +9,8 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.attributes import number, numbers
 from dicom_node.findings import CaseFinding, Document, Laterality, Stage, StageFinding
-from dicom_node.headers import number, numbers
 from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.encode import (

@@ -10,27 +10,18 @@ A risk group never carries a finding "metastasis" or the axilla as its site: a m
 would read an estimate as an observation.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
 from highdicom import sr
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.findings import (
     CaseFinding,
     Document,
     Laterality,
-    Proportion,
-    Slnd,
-    SlndResult,
-    Stage,
-    StageFinding,
     StageStatus,
 )
-from dicom_node.headers import number
 from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.encode import (
@@ -41,15 +32,13 @@ from dicom_node.report.encode import (
     written_at,
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
+from dicom_node.report.groups import lesion_group, stage_group
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
 KIND: Final = "SR"
 SERIES_NUMBERS: Final = {Laterality.LEFT: 99101, Laterality.RIGHT: 99102}
 PRELIMINARY: Final = frozenset({StageStatus.PENDING, StageStatus.CONDITIONAL})
-
-Group = sr.PlanarROIMeasurementsAndQualitativeEvaluations
-Relationship = sr.RelationshipTypeValues
 
 
 def build_sr(
@@ -114,9 +103,9 @@ def _content(
     case: CaseFinding, evidence: Dataset, device: Device
 ) -> sr.MeasurementReport:
     groups = [
-        _lesion(case, evidence),
-        _stage(case, case.sln, evidence, device),
-        _stage(case, case.nsln, evidence, device),
+        lesion_group(case, evidence),
+        stage_group(case, case.sln, evidence, device),
+        stage_group(case, case.nsln, evidence, device),
     ]
     observer = sr.ObserverContext(
         sr.CodedConcept.from_code(codes.DEVICE),
@@ -136,176 +125,3 @@ def _content(
         title=codes.REPORT_TITLE,
         referenced_images=[evidence] if has_geometry(evidence) else None,
     )
-
-
-def _lesion(case: CaseFinding, evidence: Dataset) -> Group:
-    selection = case.selection
-    site = sr.FindingSite(codes.BREAST, laterality=codes.SIDES[selection.laterality])
-    tracking_uid = selection.roi.tracking_uid
-    group = Group(
-        tracking_identifier=sr.TrackingIdentifier(
-            uid=tracking_uid or case_uid(case, evidence, "lesion"),
-            identifier=codes.LESION_TITLE,
-        ),
-        referenced_region=_region(case, evidence),
-        finding_type=codes.LESION,
-        finding_sites=[site],
-        geometric_purpose=codes.BOUNDED_BY,
-        qualitative_evaluations=[
-            _intended_use(),
-            sr.QualitativeEvaluation(codes.PATHWAY, codes.PATHWAYS[case.pathway]),
-        ],
-    )
-    derived = selection.laterality_derived
-    source = "derived from the position" if derived else "named in the image header"
-    items: list[Dataset] = [
-        _text(codes.SLICE_RULE, " ".join(selection.why)),
-        _text(codes.PHASE, f"phase: {selection.phase}"),
-        _text(codes.SIDE_SOURCE, f"side: {source}"),
-    ]
-    if selection.roi.author:
-        items.extend(_reader(selection.roi.author))
-    group[0].ContentSequence.extend(items)
-    return group
-
-
-def _reader(name: str) -> Sequence[Dataset]:
-    return sr.ObserverContext(
-        sr.CodedConcept.from_code(codes.PERSON),
-        sr.PersonObserverIdentifyingAttributes(
-            name=name, role_in_procedure=codes.READER
-        ),
-    )
-
-
-def _stage(
-    case: CaseFinding, finding: StageFinding, evidence: Dataset, device: Device
-) -> Group:
-    status = codes.STATUSES[finding.status]
-    evaluations = [sr.QualitativeEvaluation(codes.STAGE_STATUS, status)]
-    if finding.risk is not None:
-        name, value = codes.RISK[finding.stage], codes.RISKS[finding.risk]
-        evaluations.append(sr.QualitativeEvaluation(name, value))
-    evaluations.append(_intended_use())
-    if finding.stage is Stage.NSLN and case.slnd is not None:
-        evaluations.extend(_biopsy(case.slnd))
-    group = Group(
-        tracking_identifier=sr.TrackingIdentifier(
-            uid=case_uid(case, evidence, finding.stage),
-            identifier=codes.STAGE_TITLES[finding.stage],
-        ),
-        referenced_region=_region(case, evidence),
-        algorithm_id=_algorithm(finding, device),
-        measurements=_measurements(finding),
-        qualitative_evaluations=evaluations,
-    )
-    group[0].ContentSequence.extend(_stage_texts(case, finding))
-    return group
-
-
-def _measurements(finding: StageFinding) -> list[sr.Measurement] | None:
-    """Return probability and threshold in percent, unrounded."""
-    if finding.probability is None or finding.threshold is None:
-        return None
-    return [
-        sr.Measurement(name=name, value=float(value) * 100.0, unit=codes.PERCENT)
-        for name, value in (
-            (codes.PROBABILITY[finding.stage], finding.probability),
-            (codes.THRESHOLD, finding.threshold),
-        )
-    ]
-
-
-def _algorithm(
-    finding: StageFinding, device: Device
-) -> sr.AlgorithmIdentification | None:
-    """Name model, version and everything that decided the number (TID 4019)."""
-    if finding.probability is None or finding.model is None:
-        return None
-    name, _, version = finding.model.partition("@")
-    parameters = {
-        "threshold": finding.threshold,
-        "threshold-source": finding.threshold_source,
-        "weights-sha256": finding.weights_sha256,
-        "preprocessing-sha256": finding.preprocessing_sha256,
-        "device": finding.device,
-    }
-    return sr.AlgorithmIdentification(
-        name=name,
-        version=version or "unknown",
-        parameters=[f"{key}={value}" for key, value in parameters.items() if value],
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        manufacturer=device.manufacturer,
-    )
-
-
-def _stage_texts(case: CaseFinding, finding: StageFinding) -> list[Dataset]:
-    items: list[Dataset] = []
-    if finding.threshold_source:
-        items.append(_text(codes.THRESHOLD_SOURCE, finding.threshold_source))
-    if finding.sensitivity is not None and finding.specificity is not None:
-        items.append(
-            _text(
-                codes.PERFORMANCE,
-                f"At this threshold: sensitivity {_rate(finding.sensitivity)}, "
-                f"specificity {_rate(finding.specificity)}; "
-                f"data set: {finding.dataset or 'not named'}.",
-            )
-        )
-    if finding.stage is Stage.NSLN and case.discordant:
-        items.append(
-            _text(
-                codes.DISCORDANCE,
-                "Discordant: stage I said low risk, and sentinel lymph node "
-                "dissection found metastasis.",
-            )
-        )
-    return items
-
-
-def _rate(rate: Proportion) -> str:
-    return (
-        f"{rate.value:.1%} ({rate.k}/{rate.n}, "
-        f"95% CI {rate.low * 100:.1f} to {rate.high * 100:.1f}%)"
-    )
-
-
-def _biopsy(slnd: SlndResult) -> list[sr.QualitativeEvaluation]:
-    """Return the result of pathology and where it came from; none when withdrawn."""
-    if slnd.result is Slnd.WITHDRAWN:
-        return []
-    result = codes.BIOPSY_RESULTS[slnd.result]
-    evaluation = sr.QualitativeEvaluation(codes.SENTINEL_BIOPSY, result)
-    said = [slnd.source, f"recorded {slnd.recorded_at:%Y-%m-%d}"]
-    if slnd.performed_on is not None:
-        said.append(f"performed {slnd.performed_on:%Y-%m-%d}")
-    if slnd.deposit is not None:
-        said.append(f"deposit {slnd.deposit}")
-    source = _text(codes.SLND_SOURCE, "; ".join(said), Relationship.HAS_PROPERTIES)
-    evaluation[0].ContentSequence = sr.ContentSequence([source])
-    return [evaluation]
-
-
-def _region(case: CaseFinding, evidence: Dataset) -> sr.ImageRegion:
-    x0, y0, x1, y1 = case.selection.roi.box
-    corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
-    many = (number(evidence, "NumberOfFrames") or 1) > 1
-    return sr.ImageRegion(
-        graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=corners,
-        source_image=sr.SourceImageForRegion(
-            referenced_sop_class_uid=evidence.SOPClassUID,
-            referenced_sop_instance_uid=evidence.SOPInstanceUID,
-            referenced_frame_numbers=[case.selection.frame] if many else None,
-        ),
-    )
-
-
-def _intended_use() -> sr.QualitativeEvaluation:
-    return sr.QualitativeEvaluation(codes.USE, codes.RESEARCH_USE_ONLY)
-
-
-def _text(
-    name: Code, said: str, relationship: Relationship = Relationship.CONTAINS
-) -> sr.TextContentItem:
-    return sr.TextContentItem(name=name, value=said, relationship_type=relationship)

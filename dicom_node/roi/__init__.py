@@ -6,9 +6,9 @@ from typing import Final, TypeAlias
 
 from pydicom import Dataset
 
+from dicom_node.attributes import number, readable, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Roi
-from dicom_node.headers import number, readable, text
 from dicom_node.own import is_own
 from dicom_node.roi import gsps, sr
 from dicom_node.roi.reading import RoiReading

@@ -11,8 +11,8 @@ from typing import Final, TypeAlias
 
 from pydicom import Dataset
 
+from dicom_node.attributes import moment, reals, text, words
 from dicom_node.findings import Carrier, Roi
-from dicom_node.headers import moment, reals, text, words
 from dicom_node.roi.reading import RoiReading
 from dicom_node.roi.shapes import NotARectangleError, rectangle
 from dicom_node.study import SopInstanceUid

@@ -12,8 +12,8 @@ from typing import Final
 
 from pydicom import Dataset
 
+from dicom_node.attributes import moment, reals, text
 from dicom_node.findings import Carrier, Roi
-from dicom_node.headers import moment, reals, text
 from dicom_node.roi.gsps import frames_of
 from dicom_node.roi.reading import RoiReading
 from dicom_node.roi.shapes import NotARectangleError, rectangle

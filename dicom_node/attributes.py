@@ -1,4 +1,4 @@
-"""Reading headers: whole or not at all, one frame at a time, and never a crash.
+"""Attributes of a header: read whole or not at all, one frame at a time, no crash.
 
 A header from the network may lack anything and hold anything. The accessors return
 None for a value that is absent or cannot be what its attribute claims.
