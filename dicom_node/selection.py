@@ -20,6 +20,7 @@ from dicom_node.phases import (
     is_gradient_echo,
     kind,
     phase_index,
+    phase_name,
     phases_at,
 )
 from dicom_node.roi.reading import RoiReading
@@ -191,8 +192,8 @@ def _move_from_subtraction(
     if len(phases) <= 1:
         raise StudyHeldError(
             Reason.NO_DCE_PHASE,
-            f"A rectangle lies on a subtraction ({name_of(marked)}); the phases that it "
-            "was made of are not in the study.",
+            f"A rectangle lies on a subtraction ({name_of(marked)}); the phases that "
+            "it was made of are not in the study.",
         )
     analysed, phase = _pick(phases, wanted)
     return analysed, phase, (
