@@ -57,12 +57,17 @@ def select(
         StudyHeldError: No rectangle, or none that can be used without a guess.
     """
     _require_breast_mr(objects)
+    unread = tuple(f"Not readable: {one}." for one in objects.unreadable)
     if not reading.rois:
-        raise StudyHeldError(Reason.NO_ROI, _no_roi(reading))
+        raise StudyHeldError(Reason.NO_ROI, " ".join((*_no_roi(reading), *unread)))
     index = {(one.sop_instance_uid, one.frame): one for one in objects.images}
-    sides, problems = by_side(reading.rois, index)
+    try:
+        sides, problems = by_side(reading.rois, index)
+    except StudyHeldError as held:
+        detail = " ".join((held.detail, *unread))
+        raise StudyHeldError(held.reason, detail) from None
     ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
-    ruled_out += tuple(f"Ruled out: {one.detail}" for one in problems)
+    ruled_out += tuple(f"Ruled out: {one.detail}" for one in problems) + unread
     chosen = []
     for side in sorted(sides):
         selection = _choose(sides[side], objects.images, phase_index(phase))
@@ -93,14 +98,12 @@ def _require_breast_mr(objects: StudyObjects) -> None:
         )
 
 
-def _no_roi(reading: RoiReading) -> str:
+def _no_roi(reading: RoiReading) -> tuple[str, ...]:
     wanted = (
         "No rectangle was found; one in a presentation state or a structured report "
         "(closed polyline in pixels) is needed."
     )
-    if not reading.refused:
-        return wanted
-    return f"{wanted} Ruled out: {'; '.join(reading.refused)}."
+    return (wanted, *(f"Ruled out: {one}." for one in reading.refused))
 
 
 def _choose(

@@ -33,6 +33,55 @@ FRAME_OF_REFERENCE_UID = "1.2.826.0.1.3680043.8.498.1002"
 AT = datetime(2026, 3, 4, 10, 20, 30, tzinfo=UTC)
 
 
+SLICE = {
+    "SpecificCharacterSet": "ISO_IR 100",
+    "ImageType": ["ORIGINAL", "PRIMARY", "M", "NORM"],
+    "SOPClassUID": MRImageStorage,
+    "StudyDate": "20260304",
+    "StudyTime": "091500",
+    "SeriesDate": "20260304",
+    "SeriesTime": "092000",
+    "ContentDate": "20260304",
+    "ContentTime": "092100",
+    "AccessionNumber": "ACC123",
+    "Modality": "MR",
+    "Manufacturer": "ACME",
+    "ManufacturerModelName": "Magnet 3",
+    "ReferringPhysicianName": "Refer^Ring",
+    "StudyDescription": "BREAST MR",
+    "SeriesDescription": "t1_fl3d_dyn",
+    "PatientName": PATIENT,
+    "PatientID": "MARKER-PID-1",
+    "PatientBirthDate": "19700203",
+    "PatientSex": "F",
+    "BodyPartExamined": "BREAST",
+    "ScanningSequence": "GR",
+    "SequenceVariant": "SP",
+    "ScanOptions": "FS",
+    "MRAcquisitionType": "3D",
+    "SliceThickness": 2.0,
+    "RepetitionTime": 4.3,
+    "EchoTime": 1.7,
+    "EchoTrainLength": 1,
+    "FlipAngle": 10,
+    "MagneticFieldStrength": 3,
+    "PatientPosition": "HFP",
+    "StudyInstanceUID": STUDY_UID,
+    "StudyID": "1",
+    "InstanceNumber": 1,
+    "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+    "FrameOfReferenceUID": FRAME_OF_REFERENCE_UID,
+    "PositionReferenceIndicator": "",
+    "SamplesPerPixel": 1,
+    "PhotometricInterpretation": "MONOCHROME2",
+    "PixelSpacing": [1.0, 1.0],
+    "BitsAllocated": 16,
+    "BitsStored": 12,
+    "HighBit": 11,
+    "PixelRepresentation": 0,
+}
+
+
 def pixels(rows: int = 96, columns: int = 112) -> NDArray[np.uint16]:
     """A smooth slice with a bright spot in the middle of BOX."""
     y, x = np.mgrid[:rows, :columns]
@@ -55,44 +104,15 @@ def mr_slice(
     Args:
         attributes: Any further attributes by keyword; None takes one away.
     """
-    image = pixels() if image is None else image
     ds = Dataset()
-    ds.SpecificCharacterSet = "ISO_IR 100"
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "M", "NORM"]
-    ds.SOPClassUID = MRImageStorage
-    ds.SOPInstanceUID = generate_uid(
-        entropy_srcs=[series_uid, str(position), str(acquisition_number)]
-    )
-    ds.StudyDate, ds.StudyTime = "20260304", "091500"
-    ds.SeriesDate, ds.SeriesTime = "20260304", "092000"
-    ds.AcquisitionDate = "20260304"
-    ds.ContentDate, ds.ContentTime = "20260304", "092100"
-    ds.AccessionNumber = "ACC123"
-    ds.Modality = "MR"
-    ds.Manufacturer, ds.ManufacturerModelName = "ACME", "Magnet 3"
-    ds.ReferringPhysicianName = "Refer^Ring"
-    ds.StudyDescription, ds.SeriesDescription = "BREAST MR", "t1_fl3d_dyn"
-    ds.PatientName, ds.PatientID = PATIENT, "MARKER-PID-1"
-    ds.PatientBirthDate, ds.PatientSex = "19700203", "F"
-    ds.BodyPartExamined = "BREAST"
-    ds.ScanningSequence, ds.SequenceVariant = "GR", "SP"
-    ds.ScanOptions, ds.MRAcquisitionType = "FS", "3D"
-    ds.SliceThickness, ds.RepetitionTime, ds.EchoTime = 2.0, 4.3, 1.7
-    ds.EchoTrainLength, ds.FlipAngle, ds.MagneticFieldStrength = 1, 10, 3
-    ds.PatientPosition = "HFP"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = STUDY_UID, series_uid
-    ds.StudyID, ds.SeriesNumber, ds.InstanceNumber = "1", series_number, 1
-    if acquisition_number is not None:
-        ds.AcquisitionNumber = acquisition_number
+    for keyword, value in SLICE.items():
+        setattr(ds, keyword, value)
+    ds.SOPInstanceUID = derived(series_uid, str(position), str(acquisition_number))
+    ds.SeriesInstanceUID, ds.SeriesNumber = series_uid, series_number
+    ds.AcquisitionNumber = acquisition_number
     ds.ImagePositionPatient = list(position)
-    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    ds.FrameOfReferenceUID = FRAME_OF_REFERENCE_UID
-    ds.PositionReferenceIndicator = ""
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    image = pixels() if image is None else image
     ds.Rows, ds.Columns = image.shape
-    ds.PixelSpacing = [1.0, 1.0]
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
-    ds.PixelRepresentation = 0
     ds.PixelData = image.tobytes()
     for keyword, value in attributes.items():
         if value is None:

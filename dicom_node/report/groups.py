@@ -1,6 +1,7 @@
 """The measurement groups of the report: the lesion, and what each stage says of it."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from highdicom import sr
@@ -21,6 +22,9 @@ from dicom_node.report.device import Device
 from dicom_node.report.uids import case_uid
 
 Group = sr.PlanarROIMeasurementsAndQualitativeEvaluations
+MAX_NAME: Final = 64
+"""Characters of a person's name (PS3.5 6.2)."""
+
 Relationship = sr.RelationshipTypeValues
 
 
@@ -60,7 +64,7 @@ def _reader(name: str) -> Sequence[Dataset]:
     return sr.ObserverContext(
         sr.CodedConcept.from_code(codes.PERSON),
         sr.PersonObserverIdentifyingAttributes(
-            name=name, role_in_procedure=codes.READER
+            name=name[:MAX_NAME], role_in_procedure=codes.READER
         ),
     )
 

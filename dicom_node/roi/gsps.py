@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 
 from pydicom import Dataset
 
-from dicom_node.attributes import moment, reals, text, words
+from dicom_node.attributes import moment, reals, text
 from dicom_node.findings import Carrier, Roi
 from dicom_node.roi.reading import RoiReading
 from dicom_node.roi.shapes import NotARectangleError, rectangle
-from dicom_node.study import SopInstanceUid
+from dicom_node.study import SopInstanceUid, is_valid_uid
 
 Target: TypeAlias = tuple[str, int]
 """An image and its frame, counted from 1."""
@@ -59,6 +59,7 @@ def _read_graphic(
     except NotARectangleError as error:
         found.refused.append(refuse.format(error))
         return
+    tracking_uid = text(graphic, "TrackingUID")
     label = text(graphic, "TrackingID") or _label(annotation)
     for sop_instance_uid, frame in targets:
         found.rois.append(
@@ -70,7 +71,7 @@ def _read_graphic(
                 carrier_sop_instance_uid=carrier,
                 author=text(dataset, "ContentCreatorName") or None,
                 label=label[:MAX_LABEL] or None,
-                tracking_uid=text(graphic, "TrackingUID") or None,
+                tracking_uid=tracking_uid if is_valid_uid(tracking_uid) else None,
                 marked_at=moment(
                     dataset, "PresentationCreationDate", "PresentationCreationTime"
                 ),
@@ -112,8 +113,8 @@ def _targets(annotation: Dataset, dataset: Dataset) -> Iterator[Target]:
 
 def frames_of(reference: Dataset) -> tuple[int, ...]:
     """Return the frames that a reference names, counted from 1; else the first."""
-    named = [int(one) for one in words(reference, "ReferencedFrameNumber")]
-    return tuple(named) or (1,)
+    named = reals(reference, "ReferencedFrameNumber")
+    return tuple(int(one) for one in named) or (1,)
 
 
 def _label(annotation: Dataset) -> str:
