@@ -1,0 +1,146 @@
+import json
+import stat
+from datetime import timedelta
+
+import pytest
+
+from dicom_node.errors import SettingsError
+from dicom_node.settings import (
+    AllowedPeer,
+    NodeSettings,
+    load,
+    patient_secret,
+)
+from dicom_node.study import Peer
+
+GIVEN_KEY = "0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SENTINODE_DATA_DIR", str(tmp_path / "node"))
+
+
+def up_file(tmp_path, **values):
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "up.json").write_text(json.dumps(values))
+
+
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_last_up(
+    tmp_path, monkeypatch
+):
+    up_file(tmp_path, port=1, host="h1", aet="A1", max_associations=1)
+    (tmp_path / "sentinode.toml").write_text('port = 2\nhost = "h2"\naet = "A2"\n')
+    monkeypatch.setenv("SENTINODE_PORT", "3")
+    monkeypatch.setenv("SENTINODE_HOST", "h3")
+    found = load(NodeSettings, port=4, host=None)
+    assert (found.port, found.host, found.aet) == (4, "h3", "A2")
+    assert found.max_associations == 1
+
+
+def test_one_error_lists_every_fault_with_its_variable_and_no_value(monkeypatch):
+    monkeypatch.delenv("SENTINODE_DATA_DIR")
+    monkeypatch.setenv("SENTINODE_PORT", "70000")
+    monkeypatch.setenv("SENTINODE_PATIENT_KEY_SECRET", "tooshort")
+    with pytest.raises(SettingsError) as caught:
+        load(NodeSettings)
+    text = str(caught.value)
+    assert "SENTINODE_DATA_DIR: is not set" in text
+    assert "SENTINODE_PORT: " in text
+    assert "SENTINODE_PATIENT_KEY_SECRET: " in text
+    assert "tooshort" not in text
+
+
+def test_peers_are_read_from_text_separated_by_commas(monkeypatch):
+    monkeypatch.setenv("SENTINODE_PACS", "ONE@pacs:104, TWO@[::1]:105")
+    found = load(NodeSettings)
+    assert found.pacs == (Peer("ONE", "pacs", 104), Peer("TWO", "::1", 105))
+
+
+def test_settings_survive_the_way_through_the_last_up(tmp_path, monkeypatch):
+    first = load(
+        NodeSettings,
+        pacs="ONE@pacs:104",
+        allow="A@10.0.0.0/8,B",
+        quiet_period=2.5,
+        quiet_periods="SCANNER 1=600",
+    )
+    up_file(tmp_path, **first.model_dump(mode="json", exclude={"data_dir"}))
+    assert load(NodeSettings) == first
+
+
+def test_periods_are_seconds_unless_they_say_otherwise(monkeypatch):
+    monkeypatch.setenv("SENTINODE_QUIET_PERIOD", "90")
+    monkeypatch.setenv("SENTINODE_QUIET_PERIODS", "SCANNER 1=600,B=0.5")
+    found = load(NodeSettings)
+    assert found.quiet_period == timedelta(seconds=90)
+    assert found.quiet_periods == {
+        "SCANNER 1": timedelta(minutes=10),
+        "B": timedelta(seconds=0.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("aet", "SEVENTEEN LETTERS"),
+        ("pacs", "ONE@pacs"),
+        ("allow", "A@10.0.0.0/40"),
+        ("quiet_period", "-1"),
+        ("quiet_period", "soon"),
+        ("port", "eleven"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(field, value):
+    with pytest.raises(SettingsError, match=f"SENTINODE_{field.upper()}"):
+        load(NodeSettings, **{field: value})
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "sentinode.toml").write_text("port = ")
+    with pytest.raises(SettingsError, match=r"sentinode\.toml"):
+        load(NodeSettings)
+    (tmp_path / "sentinode.toml").unlink()
+    up_file(tmp_path)
+    (tmp_path / "node" / "up.json").write_text("{")
+    with pytest.raises(SettingsError, match=r"up\.json"):
+        load(NodeSettings)
+
+
+def test_the_database_is_sqlite_in_the_data_folder_unless_told(tmp_path):
+    assert load(NodeSettings).database == f"sqlite:///{tmp_path}/node/sentinode.db"
+    assert load(NodeSettings, database_url="sqlite://").database == "sqlite://"
+
+
+def test_the_patient_key_is_made_once_and_readable_by_its_owner_alone(tmp_path):
+    first = patient_secret(load(NodeSettings))
+    assert patient_secret(load(NodeSettings)) == first
+    assert len(first) == 32
+    mode = (tmp_path / "node" / "patient.key").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    assert [each.name for each in (tmp_path / "node").iterdir()] == ["patient.key"]
+
+
+def test_a_given_patient_key_needs_no_file(tmp_path):
+    found = load(NodeSettings, patient_key_secret=GIVEN_KEY)
+    assert patient_secret(found) == GIVEN_KEY.encode()
+    assert GIVEN_KEY not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "ae_title", "address", "admitted"),
+    [
+        ("A", "A", "192.0.2.1", True),
+        ("A", "B", "192.0.2.1", False),
+        ("A@192.0.2.0/24", "A", "192.0.2.77", True),
+        ("A@192.0.2.0/24", "A", "192.0.3.77", False),
+        ("A@192.0.2.1", "A ", "::ffff:192.0.2.1", True),
+        ("A@192.0.2.1", "A", "2001:db8::1", False),
+        ("A@2001:db8::/32", "A", "2001:db8::1", True),
+    ],
+)
+def test_a_caller_is_admitted_by_title_and_address(
+    allowed, ae_title, address, admitted
+):
+    assert AllowedPeer.parse(allowed).admits(ae_title, address) is admitted
