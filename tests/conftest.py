@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick_models import write_models
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -15,3 +17,9 @@ def real_data() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"SENTINODE_REAL_DATA is {path}, which is not a folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def quick_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model of each stage."""
+    return write_models(tmp_path_factory.mktemp("models"))

@@ -145,10 +145,22 @@ class Sentinode:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SENTINODE_MODELS_DIR": str(self._models)}
+        return {
+            **os.environ,
+            "SENTINODE_MODELS_DIR": str(self._models),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),  # no demo models from there
+        }
+
+    def activate_models(self) -> None:
+        assert self.run("db", "upgrade").returncode == 0
+        for model in self.json("models", "list"):
+            reference = f"{model['name']}@{model['version']}"
+            assert self.run("models", "activate", reference).returncode == 0
 
     def start(self) -> "Sentinode":
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "sentinode.db").exists():
+            self.activate_models()
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Select, desc, func, select, update
+from sqlalchemy import desc, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotFoundError
@@ -273,7 +273,7 @@ def results(
     session: Session, study_uid: str | None = None, limit: int | None = None
 ) -> list[ResultRecord]:
     """Return results, newest first; of one study, or of all."""
-    query: Select[tuple[ResultRow]] = select(ResultRow).order_by(
+    query = select(ResultRow).order_by(
         desc(ResultRow.created_at), desc(ResultRow.version)
     )
     if study_uid is not None:

@@ -1,19 +1,24 @@
 """The cascade that is in service: which models, on which device, loaded when."""
 
+import hmac
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from dicom_node import __version__
 from dicom_node.db import Sessions
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
+from dicom_node.report.device import Device
+from dicom_node.settings import patient_secret
 from worker import models, outcomes, weights
 from worker.case import SiteThreshold
 from worker.cascade import StageModel
 from worker.outcomes import Activation
 from worker.pipeline import Cascade
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,18 @@ class LoadedCascade:
             self._loaded[stage] = loaded
             log.info("model loaded", extra={"model": model.manifest.reference})
         return loaded[1]
+
+
+def signing_device(settings: WorkerSettings) -> Device:
+    """Return the device that signs the reports of this installation."""
+    digest = hmac.digest(patient_secret(settings), b"device observer", "sha256")
+    derived = f"2.25.{int.from_bytes(digest[:16])}"
+    return Device(
+        uid=settings.device_uid or derived,
+        serial=digest.hex()[:12],
+        software_version=__version__,
+        station=settings.station,
+    )
 
 
 def choose_device(wanted: str, index: int) -> torch.device:

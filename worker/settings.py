@@ -11,6 +11,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from dicom_node.settings import ENV_PREFIX, NodeSettings
+from dicom_node.study import UID_PATTERN
 
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
@@ -23,6 +24,8 @@ class WorkerSettings(NodeSettings):
     Redis-compatible URL is accepted. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
+    `device_uid` signs every report; unset, it is derived from the patient key, which
+    all processes of an installation share. `station` is printed in reports.
     """
 
     broker_url: str | None = None
@@ -34,6 +37,8 @@ class WorkerSettings(NodeSettings):
     delivery_time_limit: timedelta = timedelta(minutes=5)
     resend_after: timedelta = timedelta(minutes=1)
     max_attempts: int = Field(default=3, ge=1)
+    device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
+    station: str | None = None
 
     @property
     def broker(self) -> str:

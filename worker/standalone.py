@@ -44,6 +44,7 @@ POLL_S: Final = 0.2
 MAX_PAUSE_S: Final = 30.0
 STABLE_S: Final = 60.0
 PR_SET_PDEATHSIG: Final = 1
+BROKER: Final = "broker"
 
 _libc = ctypes.CDLL(None)
 
@@ -117,28 +118,27 @@ class Tree:
     def stop(self) -> None:
         """End all children: intake first, broker last; kill what does not end."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        *others, broker = [c for c in reversed(self.children) if c.process] or [None]
-        for child in others:
-            _signal(child, signal.SIGTERM)
-        for child in others:
-            _wait(child, deadline)
-        if broker is not None:
-            _signal(broker, signal.SIGTERM)
-            _wait(broker, deadline + 1)
+        brokers = [child for child in self.children if child.name == BROKER]
+        others = [child for child in reversed(self.children) if child.name != BROKER]
+        for group, until in ((others, deadline), (brokers, deadline + 1)):
+            for child in group:
+                _signal(child, signal.SIGTERM)
+            for child in group:
+                _wait(child, until)
 
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _signal(child: Child | None, number: signal.Signals) -> None:
-    if child is not None and child.process is not None:
+def _signal(child: Child, number: signal.Signals) -> None:
+    if child.process is not None:
         with suppress(ProcessLookupError):
             child.process.send_signal(number)
 
 
-def _wait(child: Child | None, deadline: float) -> None:
-    if child is None or child.process is None:
+def _wait(child: Child, deadline: float) -> None:
+    if child.process is None:
         return
     try:
         child.process.wait(max(deadline - time.monotonic(), 0.1))
@@ -259,7 +259,7 @@ def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
         "dir": str(settings.data_dir),
     }
     arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
-    tree.start("broker", str(get_binary_path()), *arguments)
+    tree.start(BROKER, str(get_binary_path()), *arguments)
 
 
 def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
@@ -286,6 +286,6 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
 
 
 def _ping(app: Celery, prefix: str) -> None:
-    names = [name for reply in app.control.ping(timeout=0.5) for name in reply]
+    names = [name for reply in app.control.ping(timeout=0.5) or [] for name in reply]
     if not any(name.startswith(prefix) for name in names):
         raise PermanentError(f"no worker {prefix} answers")

@@ -6,7 +6,7 @@ no command pays for what it does not use.
 
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 from sqlalchemy.exc import OperationalError
@@ -71,7 +71,7 @@ class _Commands(click.Group):
             )
 
 
-def _exit(code: int, why: object) -> None:
+def _exit(code: int, why: object) -> NoReturn:
     click.echo(f"sentinode: {why}", err=True)
     sys.exit(code)
 

@@ -53,7 +53,7 @@ def list_deliveries(
     """List deliveries, newest first."""
     with site.reading() as session:
         found = outbox.deliveries(
-            session, DeliveryState(state) if state else None, limit
+            session, state=DeliveryState(state) if state else None, limit=limit
         )
     rows = [_as_document(one) for one in found]
     if as_json:

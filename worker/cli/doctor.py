@@ -17,12 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node import schema, sender
 from dicom_node.db import now
 from dicom_node.errors import NodeError
+from dicom_node.findings import Stage
 from dicom_node.study import Peer
 from worker import models, outcomes
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 
 GIB: Final = 2**30
-TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 5
 MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
 
 
@@ -72,7 +73,9 @@ def _broker(site: Site) -> str:
 def _workers(site: Site) -> str:
     app = Celery(broker=site.settings.broker)
     try:
-        names = [name for reply in app.control.ping(timeout=1.0) for name in reply]
+        names = [
+            name for reply in app.control.ping(timeout=1.0) or [] for name in reply
+        ]
     except Exception as error:  # each transport has errors of its own
         raise NodeError("the broker does not answer") from error
     if not any(name.startswith("analysis@") for name in names):
@@ -83,7 +86,7 @@ def _workers(site: Site) -> str:
 def _model(site: Site) -> str:
     with site.reading() as session:
         active = outcomes.activations(session)
-    for stage in outcomes.Stage:
+    for stage in Stage:
         activation = models.in_service(stage, active)
         folder = models.folder(
             site.settings.models, activation.name, activation.version

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from dicom_node import ledger, outbox
 from dicom_node.findings import Proportion, StageFinding
 from dicom_node.outbox import DocumentRecord
-from dicom_node.study import is_valid_uid
+from dicom_node.study import StudyUid, is_valid_uid
 from worker import outcomes
 from worker.cli.context import (
     Site,
@@ -165,7 +165,7 @@ def show(site: Site, identifier: str, *, as_json: bool) -> None:
     """Show one result by its ID, or all results of a study by its UID."""
     with site.reading() as session:
         if is_valid_uid(identifier):
-            ledger.study(session, identifier)  # a wrong UID is "not found"
+            ledger.study(session, StudyUid(identifier))  # a wrong UID is "not found"
             found = _documents(session, outcomes.results(session, identifier))
         else:
             found = _documents(session, [outcomes.result(session, identifier)])

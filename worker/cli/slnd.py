@@ -1,6 +1,7 @@
 """`sentinode slnd`: record results of sentinel lymph node dissection."""
 
 import hmac
+import sys
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -104,7 +105,7 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     re-opens it. Nothing is overwritten: a correction is a new record.
     """
     if patient_id == "-":
-        patient_id = click.get_text_stream("stdin").readline().strip()
+        patient_id = sys.stdin.readline().strip()
     slnd = SlndResult(
         result=Slnd(result),
         deposit=Deposit(deposit) if deposit else None,

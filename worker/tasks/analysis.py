@@ -31,14 +31,14 @@ from dicom_node.errors import (
 )
 from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
-from dicom_node.report.device import Device, installed
+from dicom_node.report.device import Device
 from dicom_node.spool import Spool
 from dicom_node.study import Reason, StudyState, StudyUid
 from worker import models, outcomes, pipeline, queues, runtime
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
-from worker.serving import LoadedCascade, choose_device
+from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
 from worker.tasks.dispatch import announce_delivery
 
@@ -77,22 +77,27 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
         claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
     if claim is None:
         return ()
-    if claim.contradiction is not None:
-        _conclude(claim, site.sessions, (StudyState.HELD, *claim.contradiction))
-        return ()
-    study = _study_input(claim, site)
     try:
-        analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
+        study, analyzed = _compute(claim, site, cascade)
+        return _record(claim, site, study, analyzed)
     except (TransientError, ModelIntegrityError) as error:
         _give_back(claim, site.sessions, error)
         raise
     except NodeError as error:
         _conclude(claim, site.sessions, _verdict(error))
-        return ()
     except Exception as error:  # noqa: BLE001 -- the edge of a supervised process
         _after_crash(claim, site, error)
-        return ()
-    return _record(claim, site, study, analyzed)
+    return ()
+
+
+def _compute(
+    claim: Claim, site: Site, cascade: CascadeSource
+) -> tuple[StudyInput, tuple[AnalyzedCase, ...]]:
+    if claim.contradiction is not None:
+        raise StudyHeldError(*claim.contradiction)
+    study = _study_input(claim, site)
+    analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
+    return study, analyzed
 
 
 def _study_input(claim: Claim, site: Site) -> StudyInput:
@@ -235,7 +240,7 @@ def _cascade() -> LoadedCascade:
 @cache
 def _site() -> Site:
     settings = runtime.settings()
-    return Site(runtime.sessions(), runtime.spool(), settings, installed(settings))
+    return Site(runtime.sessions(), runtime.spool(), settings, signing_device(settings))
 
 
 @worker_init.connect

@@ -34,17 +34,15 @@ def deliver(
         )
     if not claimed:
         return
-    waiting = {delivery.sop_instance_uid: delivery for delivery in claimed}
-    files = [spool.absolute(delivery.path) for delivery in claimed]
+    files = {spool.absolute(delivery.path): delivery for delivery in claimed}
     for outcome in sender.send(Peer.parse(destination), settings.aet, files):
-        delivery = waiting.pop(outcome.sop_instance_uid)
-        _record(sessions, delivery, outcome)
+        _record(sessions, files[outcome.path], outcome)
 
 
 def _record(sessions: Sessions, delivery: Delivery, outcome: SendOutcome) -> None:
     extra = {"delivery_id": delivery.delivery_id, "status": outcome.status}
     with sessions.begin() as session:
-        if outcome.error is None:
+        if outcome.error is None and outcome.status is not None:
             outbox.sent(session, delivery, outcome.status, now())
             log.info("delivered", extra=extra)
         elif isinstance(outcome.error, TransientError):

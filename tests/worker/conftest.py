@@ -1,0 +1,138 @@
+"""A ledger, a spool and both models, as one process of the worker has them."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from pydicom import Dataset
+
+from dicom_node import db, ledger, schema
+from dicom_node.db import now
+from dicom_node.ledger import QuietPeriods
+from dicom_node.report.device import Device
+from dicom_node.settings import load, patient_secret
+from dicom_node.spool import Spool
+from dicom_node.study import Peer, ReceivedInstance, SopInstanceUid, StudyUid
+from tests import dicom_objects
+from worker import outcomes, weights
+from worker import models as model_store
+from worker.pipeline import Cascade
+from worker.settings import WorkerSettings
+from worker.tasks.analysis import Site
+
+CPU = torch.device("cpu")
+QUIET = QuietPeriods(timedelta(0))
+PACS = Peer("PACS", "127.0.0.1", 9)
+DEVICE = Device(uid="1.2.826.0.1.3680043.8.498.77", serial="1", software_version="0")
+
+
+@dataclass
+class Bench:
+    """One site under test, and a hand to put studies into it."""
+
+    site: Site
+    received: int = 0
+    sent: list[tuple[str, list[str]]] = field(default_factory=list)
+
+    @property
+    def sessions(self):
+        return self.site.sessions
+
+    def receive(self, *datasets: Dataset) -> StudyUid:
+        """Enter objects as the listener would: file, then row."""
+        arrivals = [self._store(dataset) for dataset in datasets]
+        with self.sessions.begin() as session:
+            ledger.record(session, arrivals, QUIET, now())
+        return arrivals[0].study_uid
+
+    def _store(self, dataset: Dataset) -> ReceivedInstance:
+        self.received += 1
+        relative = Path("instances") / f"{self.received:04}.dcm"
+        path = self.site.spool.absolute(relative)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dataset.save_as(path, enforce_file_format=True)
+        content = path.read_bytes()
+        return ReceivedInstance(
+            study_uid=StudyUid(dataset.StudyInstanceUID),
+            series_uid=dataset.SeriesInstanceUID,
+            sop_instance_uid=SopInstanceUid(dataset.SOPInstanceUID),
+            sop_class_uid=dataset.SOPClassUID,
+            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
+            path=relative,
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            patient_key=ledger.patient_key(
+                patient_secret(self.site.settings), "", dataset.PatientID
+            ),
+            calling_ae="PACS",
+            received_at=now(),
+        )
+
+    def queue(self, uid: StudyUid) -> None:
+        """Complete a study by hand."""
+        with self.sessions.begin() as session:
+            ledger.complete(session, uid, now())
+
+    def study(self, uid: StudyUid):
+        with self.sessions() as session:
+            return ledger.study(session, uid)
+
+    def results(self, uid: StudyUid):
+        with self.sessions() as session:
+            return outcomes.results(session, uid)
+
+    def send(self, name: str, args: Sequence[str]) -> None:
+        self.sent.append((name, list(args)))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, quick_models: Path) -> WorkerSettings:
+    return load(
+        WorkerSettings,
+        data_dir=tmp_path / "site",
+        models_dir=quick_models,
+        pacs=(PACS,),
+    )
+
+
+@pytest.fixture
+def bench(settings: WorkerSettings) -> Iterator[Bench]:
+    schema.upgrade(settings.database)
+    engine = db.connect(settings.database)
+    site = Site(db.writing(engine), Spool(settings.spool), settings, DEVICE)
+    yield Bench(site)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def cascade(quick_models: Path) -> Cascade:
+    found = {model.stage: model for model in model_store.installed(quick_models)}
+    sln, nsln = (
+        weights.load_stage(
+            model_store.folder(quick_models, found[stage].name, found[stage].version),
+            CPU,
+        )
+        for stage in ("SLN", "NSLN")
+    )
+    return Cascade(sln, nsln, {})
+
+
+@pytest.fixture
+def source(cascade: Cascade) -> Callable[..., Cascade]:
+    """What hands out the cascade in service."""
+    return lambda _sessions: cascade
+
+
+@pytest.fixture
+def slices() -> list[Dataset]:
+    return dicom_objects.dynamic_series()
+
+
+@pytest.fixture
+def mark(slices: list[Dataset]) -> Dataset:
+    """A rectangle on the middle slice of the first phase after contrast."""
+    return dicom_objects.gsps_rectangle([slices[4]])

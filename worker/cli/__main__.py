@@ -1,0 +1,5 @@
+"""`python -m worker.cli`: the same as `sentinode`."""
+
+from worker.cli import main
+
+main(prog_name="sentinode")
