@@ -114,11 +114,12 @@ def mr_slice(
     image = pixels() if image is None else image
     ds.Rows, ds.Columns = image.shape
     ds.PixelData = image.tobytes()
-    for keyword, value in attributes.items():
-        if value is None:
-            del ds[keyword]
-        else:
-            setattr(ds, keyword, value)
+    with _lenient():
+        for keyword, value in attributes.items():
+            if value is None:
+                del ds[keyword]
+            else:
+                setattr(ds, keyword, value)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
@@ -165,7 +166,7 @@ def gsps_rectangle(
         )
         state = hd.pr.GrayscaleSoftcopyPresentationState(
             referenced_images=sources,
-            series_instance_uid=derived("PR", sources[0].SeriesInstanceUID),
+            series_instance_uid=derived("PR", sources[0].SOPInstanceUID),
             series_number=50,
             sop_instance_uid=generate_uid(),
             instance_number=1,
@@ -220,7 +221,7 @@ def sr_rectangle(
         report = sr.ComprehensiveSR(
             evidence=[source],
             content=content[0],
-            series_instance_uid=derived("SR", source.SeriesInstanceUID),
+            series_instance_uid=derived("SR", source.SOPInstanceUID),
             series_number=51,
             sop_instance_uid=generate_uid(),
             instance_number=1,

@@ -65,7 +65,9 @@ def private_scheme() -> CodingSchemeIdentificationItem:
 def nameless(evidence: Dataset) -> Dataset:
     """Return the evidence without names, for libraries that print what they doubt."""
     bare = Dataset()
-    bare.update(evidence)
+    for element in evidence:
+        if element.keyword not in NAMES:  # elements are shared: never change one
+            bare.add(element)
     for keyword in NAMES:
         setattr(bare, keyword, "")
     return bare

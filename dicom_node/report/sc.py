@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.attributes import number, numbers
+from dicom_node.attributes import number, numbers, text
 from dicom_node.findings import CaseFinding, Document, Laterality, Stage, StageFinding
 from dicom_node.report import codes
 from dicom_node.report.device import Device
@@ -28,14 +28,13 @@ from dicom_node.silence import silence
 KIND: Final = "SC"
 SERIES_NUMBERS: Final = {Laterality.LEFT: 99111, Laterality.RIGHT: 99112}
 NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
-GEOMETRY: Final = (
+PLANE: Final = (
     "FrameOfReferenceUID",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "PixelSpacing",
-    "SliceThickness",
 )
-"""The picture has the source's matrix, so its geometry stays true."""
+"""The picture has the source's matrix, so its plane stays true: all of it, or none."""
 
 CAPTION: Final = "RESEARCH USE ONLY \u2013 CAM ({})"
 DIRECTIONS: Final = (("R", "L"), ("A", "P"), ("F", "H"))
@@ -138,12 +137,17 @@ def _describe(
         f"{low:+.1f} to {high:+.1f} logit difference; research use only"
     )
     capture.SourceImageSequence = [_source(case, evidence)]
-    for keyword in GEOMETRY:
-        if evidence.get(keyword) not in (None, "", []):
-            setattr(capture, keyword, evidence.get(keyword))
-    if "FrameOfReferenceUID" in capture:
-        known = evidence.get("PositionReferenceIndicator")
-        capture.PositionReferenceIndicator = known or ""
+    if all(text(evidence, keyword) for keyword in PLANE):
+        _place(capture, evidence)
+
+
+def _place(capture: Dataset, evidence: Dataset) -> None:
+    """Put the picture where its source lies, so that viewers can link the two."""
+    for keyword in PLANE:
+        setattr(capture, keyword, evidence.get(keyword))
+    for keyword in ("SliceThickness", "PositionReferenceIndicator"):
+        known = evidence.get(keyword)
+        setattr(capture, keyword, "" if known is None else known)
 
 
 def _source(case: CaseFinding, evidence: Dataset) -> Dataset:

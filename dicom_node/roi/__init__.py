@@ -1,6 +1,7 @@
 """Finding the rectangles that people drew, whatever object carries them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
@@ -17,7 +18,8 @@ from dicom_node.silence import silence
 __all__ = ["RoiReading", "read_rois"]
 
 Reader: TypeAlias = Callable[[Dataset], RoiReading]
-Age: TypeAlias = tuple[datetime, int, str]
+Age: TypeAlias = tuple[datetime, int]
+Lesion: TypeAlias = tuple[str | None, str]
 
 READERS: Final[dict[str, Reader]] = {"SR": sr.read, "PR": gsps.read}
 """One reader for each Modality of a document."""
@@ -29,30 +31,57 @@ def read_rois(documents: Sequence[Dataset]) -> RoiReading:
     """Read the rectangles that count from the documents of a study.
 
     A reader may save a mark many times. For each author and lesion (tracking UID,
-    else label, else the series of documents) the newest document wins; a document
-    that another one names as its predecessor counts no more. Our own reports carry
-    the rectangle that they were given, so they are left out.
+    else label, else the series of documents) the newest document wins; documents of
+    the same second stand side by side. One that another names as its predecessor
+    counts no more. Our own reports carry the rectangle that they were given, so they
+    are left out.
 
     Returns:
         Rectangles in the order of the documents, and what was refused and why.
     """
     with silence():
-        return _read_rois(documents)
+        return _read_rois([one for one in documents if not is_own(one)])
 
 
 def _read_rois(documents: Sequence[Dataset]) -> RoiReading:
-    theirs = [document for document in documents if not is_own(document)]
-    replaced = {uid for document in theirs for uid in _predecessors(document)}
-    newest: dict[tuple[object, ...], tuple[Age, list[Roi]]] = {}
+    replaced = {uid for document in documents for uid in _predecessors(document)}
+    marks: list[_Mark] = []
     refused: list[str] = []
-    for document in theirs:
-        if text(document, "SOPInstanceUID") in replaced:
+    for document in documents:
+        uid = text(document, "SOPInstanceUID")
+        if uid in replaced:
+            refused.append(f"document {uid}: another document replaces it")
             continue
         reading = _read(document)
         refused.extend(reading.refused)
-        _keep_newest(newest, document, reading.rois)
-    rois = [roi for _, kept in newest.values() for roi in kept]
-    return RoiReading(tuple(rois), tuple(refused))
+        marks.extend(_mark(roi, document) for roi in reading.rois)
+    newest: dict[Lesion, Age] = {}
+    for mark in marks:
+        newest[mark.lesion] = max(mark.age, newest.get(mark.lesion, mark.age))
+    current = tuple(mark.roi for mark in marks if mark.age == newest[mark.lesion])
+    outdated = {
+        f"document {mark.roi.carrier_sop_instance_uid}: a newer version of its mark "
+        "is there"
+        for mark in marks
+        if mark.age != newest[mark.lesion]
+    }
+    return RoiReading(current, (*refused, *sorted(outdated)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    roi: Roi
+    lesion: Lesion
+    age: Age
+
+
+def _mark(roi: Roi, document: Dataset) -> _Mark:
+    """Say which lesion of which author a rectangle marks, and when it was saved."""
+    series = text(document, "SeriesInstanceUID")
+    lesion = (roi.author, roi.tracking_uid or roi.label or series)
+    saved = number(document, "InstanceNumber") or 0
+    age = (roi.marked_at, 0) if roi.marked_at else (NEVER, saved)
+    return _Mark(roi, lesion, age)
 
 
 def _read(document: Dataset) -> RoiReading:
@@ -65,23 +94,6 @@ def _read(document: Dataset) -> RoiReading:
             return reader(document)
     except UnreadableObjectError as error:
         return RoiReading(refused=(str(error),))
-
-
-def _keep_newest(
-    newest: dict[tuple[object, ...], tuple[Age, list[Roi]]],
-    document: Dataset,
-    rois: Sequence[Roi],
-) -> None:
-    series, uid = text(document, "SeriesInstanceUID"), text(document, "SOPInstanceUID")
-    for roi in rois:
-        lesion = roi.tracking_uid or roi.label or series
-        key = (roi.author, lesion)
-        age = (roi.marked_at or NEVER, number(document, "InstanceNumber") or 0, uid)
-        kept = newest.get(key)
-        if kept is None or age > kept[0]:
-            newest[key] = (age, [roi])
-        elif age == kept[0]:
-            kept[1].append(roi)
 
 
 def _predecessors(document: Dataset) -> set[str]:
