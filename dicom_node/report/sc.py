@@ -85,7 +85,7 @@ def build_sc(
     with silence():
         evidence = as_evidence(source, case.selection.frame)
         capture = _capture(case, finding, (evidence, picture), device)
-        return encode(capture, f"{KIND}-{stage}")
+        return encode(capture, KIND)
 
 
 def _capture(
