@@ -25,11 +25,12 @@ class Admission:
 
     allow: tuple[AllowedPeer, ...]
     pacs: tuple[Peer, ...]
+    own: str = ""
 
     @classmethod
     def of(cls, settings: NodeSettings) -> "Admission":
         """Return who may call by the settings."""
-        return cls(settings.allow, settings.pacs)
+        return cls(settings.allow, settings.pacs, settings.aet)
 
     def admits(self, calling_ae: str, address: str) -> bool:
         """Say whether a call by this AE title from this IP address is admitted."""
@@ -40,6 +41,10 @@ class Admission:
             and str(unmapped(address)) in _addresses(peer.host)
             for peer in self.pacs
         )
+
+    def may_verify(self, calling_ae: str, address: str) -> bool:
+        """Say whether this is our own check of health: C-ECHO from this very host."""
+        return calling_ae.strip() == self.own and unmapped(address).is_loopback
 
 
 def _addresses(host: str) -> Sequence[str]:

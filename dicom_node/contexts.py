@@ -56,7 +56,12 @@ DOCUMENTS: Final = (
 def accepted() -> list[PresentationContext]:
     """Return the contexts to offer, verification first."""
     return [
-        build_context(VERIFICATION, list(UNCOMPRESSED)),
+        *verification(),
         *(build_context(uid, list(LOSSLESS)) for uid in IMAGES),
         *(build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENTS),
     ]
+
+
+def verification() -> list[PresentationContext]:
+    """Return the context of C-ECHO alone."""
+    return [build_context(VERIFICATION, list(UNCOMPRESSED))]

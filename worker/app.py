@@ -4,12 +4,17 @@ State lives in the database; a message only wakes someone up. It may be lost, be
 delivered twice or arrive late: the claim in the ledger decides.
 """
 
+import logging
+from collections.abc import Iterable
 from typing import Final
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from worker import queues
 from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
 
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
@@ -48,3 +53,13 @@ def create_app(settings: WorkerSettings) -> Celery:
         },
     )
     return app
+
+
+def announce_delivery(app: Celery, result_id: str, destinations: Iterable[str]) -> None:
+    """Send the messages of fresh deliveries at once; the sweep repeats lost ones."""
+    for destination in destinations:
+        try:
+            app.send_task(queues.DELIVER, args=[result_id, destination])
+        except OperationalError:
+            log.warning("broker unreachable, the sweep will announce the delivery")
+            return

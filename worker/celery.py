@@ -1,5 +1,7 @@
 """What `celery -A worker` finds: settings from the environment, one application."""
 
+import logging
+
 from celery.signals import setup_logging
 
 from dicom_node import logs
@@ -11,6 +13,8 @@ from worker.app import create_app
 def configure_logging(**_: object) -> None:
     """Log as the other processes do: JSON lines, nothing that names a patient."""
     logs.configure()
+    for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # two lines for each sweep
 
 
 app = create_app(runtime.settings())

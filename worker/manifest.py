@@ -10,7 +10,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self
@@ -154,6 +154,18 @@ class OperatingPoint(NamedTuple):
     specificity: Proportion
 
 
+def operating_point(
+    positives: Sequence[float], negatives: Sequence[float], threshold: float
+) -> OperatingPoint:
+    """Count calibrated probabilities at a threshold: high means score >= threshold."""
+    found = sum(score >= threshold for score in positives)
+    spared = sum(score < threshold for score in negatives)
+    return OperatingPoint(
+        sensitivity=Proportion.wilson(found, len(positives)),
+        specificity=Proportion.wilson(spared, len(negatives)),
+    )
+
+
 class Performance(_Frozen):
     """Held-out performance on `dataset`; the proportions are at the model's threshold.
 
@@ -183,12 +195,7 @@ class Performance(_Frozen):
 
     def at(self, threshold: float) -> OperatingPoint:
         """Count the held-out cases at a threshold: high means score >= threshold."""
-        found = sum(score >= threshold for score in self.positives)
-        spared = sum(score < threshold for score in self.negatives)
-        return OperatingPoint(
-            sensitivity=Proportion.wilson(found, len(self.positives)),
-            specificity=Proportion.wilson(spared, len(self.negatives)),
-        )
+        return operating_point(self.positives, self.negatives, threshold)
 
 
 class TrainingRecord(_Frozen):

@@ -37,14 +37,6 @@ from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
 from dicom_node.study import StoredInstance, StudyUid
 from worker import cam, preprocess
-from worker.case import (
-    RESULTS,
-    AnalyzedCase,
-    PriorResult,
-    SiteThreshold,
-    Timings,
-    case_id,
-)
 from worker.cascade import (
     StageModel,
     is_discordant,
@@ -52,6 +44,14 @@ from worker.cascade import (
     risk_of,
     score,
     stage_two_status,
+)
+from worker.case import (
+    RESULTS,
+    AnalyzedCase,
+    PriorResult,
+    SiteThreshold,
+    Timings,
+    case_id,
 )
 
 

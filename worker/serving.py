@@ -14,8 +14,8 @@ from dicom_node.findings import Stage
 from dicom_node.report.device import Device
 from dicom_node.settings import patient_secret
 from worker import models, outcomes, weights
-from worker.case import SiteThreshold
 from worker.cascade import StageModel
+from worker.case import SiteThreshold
 from worker.outcomes import Activation
 from worker.pipeline import Cascade
 from worker.settings import WorkerSettings

@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -247,12 +248,12 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
 
 
 def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
-    socket = settings.broker_socket
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    socket.unlink(missing_ok=True)
+    path = settings.broker_socket
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     options = {
         "port": "0",
-        "unixsocket": str(socket),
+        "unixsocket": str(path),
         "unixsocketperm": "700",
         "save": "",
         "appendonly": "no",
@@ -267,7 +268,7 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
     peer = Peer(settings.aet, host, settings.port)
     app = Celery(broker=settings.broker)
     waiting: dict[str, Callable[[], object]] = {
-        "listener": lambda: sender.echo(peer, settings.aet, timeout=2.0),
+        "listener": lambda: _echo(peer, settings.aet),
         "analysis": lambda: _ping(app, "analysis@"),
         "dispatch": lambda: _ping(app, "dispatch@"),
     }
@@ -283,6 +284,12 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
                 f"{', '.join(waiting)} did not come up in {READY_TIMEOUT_S:.0f} s; "
                 f"see the logs in {tree.log_dir}"
             )
+
+
+def _echo(peer: Peer, aet: str) -> None:
+    """Send a C-ECHO once the port is open; pynetdicom complains of a closed one."""
+    socket.create_connection((peer.host, peer.port), timeout=1.0).close()
+    sender.echo(peer, aet, timeout=2.0)
 
 
 def _ping(app: Celery, prefix: str) -> None:

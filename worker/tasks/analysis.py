@@ -34,13 +34,13 @@ from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
 from dicom_node.spool import Spool
 from dicom_node.study import Reason, StudyState, StudyUid
+from worker import app as messages
 from worker import models, outcomes, pipeline, queues, runtime
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
-from worker.tasks.dispatch import announce_delivery
 
 log = logging.getLogger(__name__)
 
@@ -297,4 +297,4 @@ def analyze_study(study_uid: str) -> None:
         return  # the study is queued again; the sweep re-sends its message
     destinations = [str(peer) for peer in runtime.settings().pacs]
     for result_id in results:
-        announce_delivery(current_app, result_id, destinations)
+        messages.announce_delivery(current_app, result_id, destinations)

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 
-from celery import Celery, current_app, shared_task
-from kombu.exceptions import OperationalError
+from celery import current_app, shared_task
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
@@ -49,16 +48,6 @@ def sweep(
         extra={"studies": len(studies), "deliveries": len(deliveries)},
     )
     return len(studies) + len(deliveries)
-
-
-def announce_delivery(app: Celery, result_id: str, destinations: list[str]) -> None:
-    """Send the messages of fresh deliveries at once; the sweep repeats lost ones."""
-    for destination in destinations:
-        try:
-            app.send_task(queues.DELIVER, args=[result_id, destination])
-        except OperationalError:
-            log.warning("broker unreachable, the sweep will announce the delivery")
-            return
 
 
 @shared_task(name=queues.SWEEP, ignore_result=True)
