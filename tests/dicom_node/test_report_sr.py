@@ -8,13 +8,24 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.findings import Laterality, Pathway, Risk, Slnd, Stage, StageStatus
+from dicom_node.findings import (
+    Carrier,
+    Laterality,
+    Pathway,
+    Risk,
+    Roi,
+    Selection,
+    Slnd,
+    Stage,
+    StageStatus,
+)
 from dicom_node.images import read_header, read_study
 from dicom_node.own import is_own
 from dicom_node.report.reading import read_report
 from dicom_node.report.sr import build_sr
 from dicom_node.roi import read_rois
 from dicom_node.selection import select
+from dicom_node.study import SopInstanceUid
 from tests import dicom_objects, report_cases
 from tests.dicom_objects import dynamic_series, gsps_rectangle, mr_slice, sr_rectangle
 from tests.report_cases import DEVICE, every_case, pending, ran
@@ -100,6 +111,35 @@ def test_defects_of_the_source_do_not_reach_the_report(tmp_path, name):
     assert report_cases.validate(report, tmp_path / "report.dcm") == []
     expected = DEFECTS[name].get("PatientName", dicom_objects.PATIENT)
     assert str(parsed(report).PatientName) == (expected or "")
+
+
+def test_headers_of_many_vendors_give_valid_reports(real_data, tmp_path):
+    folders = [one for one in (real_data / "mr-multivendor").iterdir() if one.is_dir()]
+    assert len(folders) == 11
+    for folder in folders:
+        path = min(folder.iterdir())
+        header = read_header(path)
+        roi = Roi(
+            SopInstanceUid(str(header.SOPInstanceUID)),
+            1,
+            *dicom_objects.BOX,
+            carrier=Carrier.GSPS,
+            carrier_sop_instance_uid=SopInstanceUid("1.2.3"),
+        )
+        selection = Selection(
+            roi=roi,
+            sop_instance_uid=roi.sop_instance_uid,
+            frame=1,
+            path=path,
+            phase="as marked",
+            laterality=Laterality.RIGHT,
+            laterality_derived=False,
+            area_mm2=480.0,
+            candidates=1,
+            why=("1 rectangle.",),
+        )
+        report = build_sr(pending(selection), header, None, None, DEVICE)
+        assert report_cases.validate(report, tmp_path / "report.dcm") == [], folder
 
 
 def test_what_was_found_is_read_back(chosen):

@@ -106,11 +106,12 @@ def test_our_own_report_is_no_mark():
 def test_a_broken_document_is_refused_and_the_rest_is_read():
     image = mr_slice()
     broken, whole = sr_rectangle(image), gsps_rectangle([image])
-    broken.ContentSequence[0].ContentSequence = 5 * [Dataset()]
-    broken.ContentSequence = [image]
-    broken.ContentSequence[0].ConceptNameCodeSequence = [Dataset()]
+    del broken.ContentSequence
+    broken.add_new("ContentSequence", "LO", "not a sequence")
     reading = read_rois([broken, whole])
     assert [roi.box for roi in reading.rois] == [BOX]
+    (said,) = reading.refused
+    assert said == f"document {broken.SOPInstanceUID} cannot be read (AttributeError)"
 
 
 @pytest.mark.parametrize(
