@@ -111,28 +111,28 @@ class Scene:
 
 def whole_slice(subject: Subject) -> Scene:
     """Set the scene on the grid of a whole slice."""
-    return _scene(subject, PixelWindow(0, ROWS, 0, COLUMNS))
+    body = anatomy(subject)
+    extent = PixelWindow(0, ROWS, 0, COLUMNS)
+    return _scene(subject, body, reader_box(subject, body), extent)
 
 
 def marked_part(subject: Subject) -> Scene:
     """Set the scene on the reader's rectangle and what the scanner blurs into it."""
     scanner = SCANNERS[subject.centre]
     edge = math.ceil(3 * scanner.blur / scanner.spacing) + 1
-    top, bottom, left, right = pixel_window(
-        reader_box(subject, anatomy(subject)), (ROWS, COLUMNS)
-    )
+    body = anatomy(subject)
+    box = reader_box(subject, body)
+    top, bottom, left, right = pixel_window(box, (ROWS, COLUMNS))
     wide = PixelWindow(
         max(top - edge, 0),
         min(bottom + edge, ROWS),
         max(left - edge, 0),
         min(right + edge, COLUMNS),
     )
-    return _scene(subject, wide)
+    return _scene(subject, body, box, wide)
 
 
-def _scene(subject: Subject, extent: PixelWindow) -> Scene:
-    body = anatomy(subject)
-    box = reader_box(subject, body)
+def _scene(subject: Subject, body: Anatomy, box: Box, extent: PixelWindow) -> Scene:
     window = pixel_window(box, (ROWS, COLUMNS))
     grid = full_grid(SCANNERS[subject.centre]).cut(extent)
     x, y = grid.x[None], grid.y[:, None]
@@ -161,15 +161,28 @@ def _scene(subject: Subject, extent: PixelWindow) -> Scene:
     )
 
 
+def _neighbourhood(scene: Scene) -> PixelWindow:
+    """Return the pixels within reach of the lesion and its halo."""
+    reach = float(scene.body.contour.max()) + HALO_REACH
+    columns = np.flatnonzero(np.abs(scene.grid.x - scene.body.centre_x) <= reach)
+    rows = np.flatnonzero(np.abs(scene.grid.y - scene.body.centre_y) <= reach)
+    return PixelWindow(
+        int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    )
+
+
 def _noise_free(scene: Scene, view: View) -> Image:
     """Return the image (rows, columns) as the scanner would without noise."""
     uptake = scene.uptake * GLAND_UPTAKE[view.phase]
     shrink = view.shrink(scene.body.radius)
     if shrink > 0:
-        core, halo = _lesion(scene.body, scene.grid, shrink)
+        near = _neighbourhood(scene)
+        core, halo = _lesion(scene.body, scene.grid.cut(near), shrink)
+        part = (slice(near.top, near.bottom), slice(near.left, near.right))
         covered = np.clip(core / scene.body.lesion, 0, 1)
-        lesion = core + halo * scene.breast
-        uptake = uptake * (1 - covered) + LESION_UPTAKE[view.phase] * lesion
+        lesion = core + halo * scene.breast[part]
+        uptake[part] *= 1 - covered
+        uptake[part] += LESION_UPTAKE[view.phase] * lesion
     scanner = SCANNERS[scene.subject.centre]
     return _scan(scanner, scene.body, scene.grid, scene.base + uptake)
 

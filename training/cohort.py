@@ -1,0 +1,104 @@
+"""Reading a cohort from disk: `cohort.csv` and the marked slices that it names.
+
+A phantom cohort and a hospital's have the same table; extra columns are ignored.
+"""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from dicom_node.errors import SettingsError
+from dicom_node.images import read_pixels
+from training.datasets import CROP, LabelledCrops
+from worker.preprocess import to_crop
+
+COHORT_NAME: Final = "cohort.csv"
+DESCRIPTION_NAME: Final = "phantom.json"
+
+
+def _label(text: object) -> object:
+    return {"0": 0, "1": 1, "unknown": -1}.get(str(text), text)
+
+
+Label = Annotated[Literal[0, 1, -1], BeforeValidator(_label)]
+
+
+class CohortRow(BaseModel):
+    """One patient: the marked slice, the rectangle, the role and both labels.
+
+    `image` is relative to the cohort's folder; the rectangle is in continuous
+    pixels, (0, 0) at the image's outer corner. `frame` counts from 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    case_id: str
+    patient_key: str
+    role: Literal["development", "holdout", "external"]
+    image: Path
+    frame: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    sln: Label
+    nsln: Label
+
+
+def read(folder: Path) -> list[CohortRow]:
+    """Read `cohort.csv`.
+
+    Raises:
+        SettingsError: The table is missing or a row is faulty, or a patient has
+            two roles: then held-out results would be worthless.
+    """
+    path = folder / COHORT_NAME
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [CohortRow.model_validate(row) for row in csv.DictReader(stream)]
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise SettingsError(f"{path}: {where}: {fault['msg']}") from error
+    roles: dict[str, str] = {}
+    for row in rows:
+        if roles.setdefault(row.patient_key, row.role) != row.role:
+            raise SettingsError(f"{path}: the patient of {row.case_id} has two roles")
+    return rows
+
+
+def load(
+    folder: Path, rows: list[CohortRow], tick: Callable[[], None]
+) -> LabelledCrops:
+    """Cut the marked slices of these rows as they are served; `tick` after each.
+
+    Raises:
+        UnreadableObjectError: A slice cannot be decoded.
+        StudyHeldError: A rectangle lies outside its slice or marks no contrast.
+    """
+    pictures = []
+    for row in rows:
+        pixels = read_pixels(folder / row.image, row.frame)
+        pictures.append(to_crop(pixels, (row.x0, row.y0, row.x1, row.y1), CROP))
+        tick()
+    return LabelledCrops(
+        torch.stack(pictures),
+        torch.tensor([row.sln for row in rows]),
+        torch.tensor([row.nsln for row in rows]),
+    )
+
+
+def describe(folder: Path) -> str:
+    """Say in words what a cohort is, for manifests and cards."""
+    path = folder / DESCRIPTION_NAME
+    if not path.exists():
+        return f"cohort {folder.resolve().name}"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    return f"synthetic phantoms, level {written['level']}, seed {written['seed']}"

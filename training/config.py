@@ -1,0 +1,88 @@
+"""The recipe of a training run: every number of it, and the named presets."""
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worker.manifest import Architecture
+
+STOCK: Final = Architecture(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1), map_size=2)
+"""torchvision's ResNet18: a map of 2x2 at 64x64."""
+
+DILATED: Final = Architecture()
+"""The served network: a map of 8x8."""
+
+
+class Augmentation(StrEnum):
+    """How training varies a crop (70, 70): random 64x64 crop, or affine and tone."""
+
+    CROP = "crop"
+    AFFINE = "affine"
+
+
+class Recipe(BaseModel):
+    """One stage's training; the same recipe, seed and threads give the same weights.
+
+    `coarse_epochs` run first, with stock strides and the same weights, at a third of
+    the cost; `epochs` train the network in the shape in which it is calibrated,
+    served and explained. `target_sensitivity` of None fixes the threshold at 0.5.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str
+    dilated: bool = True
+    coarse_epochs: int = Field(default=0, ge=0)
+    coarse_rate: float = Field(default=0.05, gt=0)
+    epochs: int = Field(ge=1)
+    rate: float = Field(gt=0)
+    batch: int = Field(default=32, ge=2)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    decay_norms: bool = False
+    augmentation: Augmentation = Augmentation.AFFINE
+    autocast: bool = False
+    calibration_share: float = Field(default=0.2, gt=0, lt=1)
+    target_sensitivity: float | None = 0.9
+    seed: int = 1
+    threads: int = Field(default=2, ge=1)
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shape of the network that is published."""
+        return DILATED if self.dilated else STOCK
+
+    def steps(self, cases: int) -> tuple[int, int]:
+        """Return the steps of the coarse and of the final part; a rest is dropped."""
+        per_epoch = max(cases // self.batch, 1)
+        return self.coarse_epochs * per_epoch, self.epochs * per_epoch
+
+
+PAPER: Final = Recipe(
+    preset="paper",
+    dilated=False,
+    epochs=20,
+    rate=0.005,
+    decay_norms=True,
+    augmentation=Augmentation.CROP,
+    target_sensitivity=None,
+)
+"""Chen et al.: random crop only, SGD 0.005, 20 epochs, cosine, threshold 0.5."""
+
+DEFAULT: Final = Recipe(preset="default", epochs=30, rate=0.02)
+
+DEMO: Final = Recipe(
+    preset="demo",
+    coarse_epochs=8,
+    coarse_rate=0.05,
+    epochs=1,
+    rate=0.01,
+    autocast=True,
+)
+"""A short training for the demonstration; minutes, not quality."""
+
+DEMO_STAGE_TWO: Final = Recipe(preset="demo", epochs=4, rate=0.005, autocast=True)
+"""Stage II of the demonstration starts from the trunk of stage I."""
+
+PRESETS: Final = {recipe.preset: recipe for recipe in (PAPER, DEFAULT, DEMO)}

@@ -1,0 +1,1 @@
+"""Statistics of the evaluation, each against an oracle in its tests."""
