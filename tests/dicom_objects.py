@@ -328,3 +328,13 @@ def _lenient() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def fresh_study(name: str, **attributes: object) -> list[Dataset]:
+    """A dynamic study with UIDs of its own, the same for the same name."""
+    slices = dynamic_series(**attributes)
+    for one in slices:
+        for uid in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(one, uid, generate_uid(entropy_srcs=[one[uid].value, name]))
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    return slices

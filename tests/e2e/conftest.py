@@ -71,11 +71,11 @@ def pair(tmp_path: Path, quick_models: Path) -> Iterator[tuple[Sentinode, Orthan
         yield both
 
 
-@pytest.fixture(scope="module")
-def module_pair(
+@pytest.fixture(scope="session")
+def site(
     tmp_path_factory: pytest.TempPathFactory, quick_models: Path
 ) -> Iterator[tuple[Sentinode, Orthanc]]:
-    """One installation for all tests of a module that leave it as it was."""
+    """One installation for all tests that leave it as it was."""
     with running(tmp_path_factory.mktemp("site"), quick_models) as both:
         yield both
 

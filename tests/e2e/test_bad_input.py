@@ -13,29 +13,13 @@ from tests.peers import AET, ORTHANC_AET, Orthanc, Sentinode, dcmsend
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def pair(module_pair):
-    return module_pair
-
-
-def fresh_study(number: int, **attributes: object) -> list[Dataset]:
-    """A dynamic study with UIDs of its own."""
-    slices = dicom_objects.dynamic_series(**attributes)
-    for one in slices:
-        one.StudyInstanceUID = f"{one.StudyInstanceUID}.{number}"
-        one.SeriesInstanceUID = f"{one.SeriesInstanceUID}.{number}"
-        one.SOPInstanceUID = f"{one.SOPInstanceUID}.{number}"
-        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
-    return slices
-
-
 def send(sentinode: Sentinode, write, *datasets: Dataset) -> str:
     dcmsend(str(sentinode), *(write(one) for one in datasets))
     return str(datasets[0].StudyInstanceUID)
 
 
-def test_an_unknown_calling_ae_is_rejected(pair: tuple[Sentinode, Orthanc]):
-    sentinode, _ = pair
+def test_an_unknown_calling_ae_is_rejected(site: tuple[Sentinode, Orthanc]):
+    sentinode, _ = site
     ae = AE("STRANGER")
     ae.add_requested_context(MRImageStorage)
 
@@ -44,8 +28,8 @@ def test_an_unknown_calling_ae_is_rejected(pair: tuple[Sentinode, Orthanc]):
     assert association.is_rejected
 
 
-def test_a_uid_with_path_characters_is_refused(pair: tuple[Sentinode, Orthanc]):
-    sentinode, _ = pair
+def test_a_uid_with_path_characters_is_refused(site: tuple[Sentinode, Orthanc]):
+    sentinode, _ = site
     hostile = dicom_objects.mr_slice()
     ae = AE(ORTHANC_AET)
     ae.add_requested_context(MRImageStorage, hostile.file_meta.TransferSyntaxUID)
@@ -61,10 +45,10 @@ def test_a_uid_with_path_characters_is_refused(pair: tuple[Sentinode, Orthanc]):
 
 
 def test_a_rectangle_on_an_image_that_never_came_holds_the_study(
-    pair: tuple[Sentinode, Orthanc], write
+    site: tuple[Sentinode, Orthanc], write
 ):
-    sentinode, _ = pair
-    slices = fresh_study(1)
+    sentinode, _ = site
+    slices = dicom_objects.fresh_study("bad 1")
     mark = dicom_objects.gsps_rectangle([slices[4]])
     uid = send(sentinode, write, *(one for one in slices if one is not slices[4]), mark)
 
@@ -76,10 +60,10 @@ def test_a_rectangle_on_an_image_that_never_came_holds_the_study(
 
 
 def test_a_marked_slice_that_cannot_be_decoded_fails_the_study(
-    pair: tuple[Sentinode, Orthanc], write
+    site: tuple[Sentinode, Orthanc], write
 ):
-    sentinode, _ = pair
-    slices = fresh_study(2)
+    sentinode, _ = site
+    slices = dicom_objects.fresh_study("bad 2")
     for one in slices:
         one.PixelData = one.PixelData[: len(one.PixelData) // 2]
     mark = dicom_objects.gsps_rectangle([slices[4]])
@@ -90,18 +74,20 @@ def test_a_marked_slice_that_cannot_be_decoded_fails_the_study(
     assert study["detail"]
 
 
-def test_a_study_of_another_region_is_ignored(pair: tuple[Sentinode, Orthanc], write):
-    sentinode, _ = pair
-    slices = fresh_study(3, BodyPartExamined="PROSTATE", StudyDescription="MR prostate")
+def test_a_study_of_another_region_is_ignored(site: tuple[Sentinode, Orthanc], write):
+    sentinode, _ = site
+    slices = dicom_objects.fresh_study(
+        "bad 3", BodyPartExamined="PROSTATE", StudyDescription="MR prostate"
+    )
 
     study = sentinode.await_state(send(sentinode, write, *slices), "ignored")
 
     assert study["reason"] == "not_breast_mr"
 
 
-def test_a_good_study_passes_beside_all_of_them(pair: tuple[Sentinode, Orthanc], write):
-    sentinode, _ = pair
-    slices = fresh_study(4)
+def test_a_good_study_passes_beside_all_of_them(site: tuple[Sentinode, Orthanc], write):
+    sentinode, _ = site
+    slices = dicom_objects.fresh_study("bad 4")
     mark = dicom_objects.sr_rectangle(slices[4])
 
     study = sentinode.await_state(send(sentinode, write, *slices, mark), "analyzed")

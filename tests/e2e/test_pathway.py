@@ -27,8 +27,8 @@ end
 
 
 @pytest.fixture
-def slices():
-    return dicom_objects.dynamic_series()
+def slices(request: pytest.FixtureRequest):
+    return dicom_objects.fresh_study(request.node.name)
 
 
 def uid_of(slices) -> str:
@@ -57,9 +57,9 @@ def await_results(sentinode: Sentinode, uid: str, count: int):
 
 
 def test_a_positive_dissection_opens_stage_two(
-    pair: tuple[Sentinode, Orthanc], slices, write, tmp_path
+    site: tuple[Sentinode, Orthanc], slices, write, tmp_path
 ):
-    sentinode, orthanc = pair
+    sentinode, orthanc = site
     mark = dicom_objects.gsps_rectangle([slices[4]])
     send_all(sentinode, write, [*slices, mark])
     sentinode.await_state(uid_of(slices), "analyzed")
@@ -89,9 +89,9 @@ def test_a_positive_dissection_opens_stage_two(
 
 
 def test_a_negative_dissection_ends_the_case_and_a_withdrawal_reopens_it(
-    pair: tuple[Sentinode, Orthanc], slices, write
+    site: tuple[Sentinode, Orthanc], slices, write
 ):
-    sentinode, _ = pair
+    sentinode, _ = site
     mark = dicom_objects.gsps_rectangle([slices[4]])
     send_all(sentinode, write, [*slices, mark])
     sentinode.await_state(uid_of(slices), "analyzed")
@@ -109,9 +109,9 @@ def test_a_negative_dissection_ends_the_case_and_a_withdrawal_reopens_it(
 
 
 def test_a_study_without_a_rectangle_waits_for_one(
-    pair: tuple[Sentinode, Orthanc], slices, write
+    site: tuple[Sentinode, Orthanc], slices, write
 ):
-    sentinode, orthanc = pair
+    sentinode, orthanc = site
     send_all(sentinode, write, slices)
     held = sentinode.await_state(uid_of(slices), "held")
 

@@ -18,8 +18,8 @@ from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, ReceivedInstance, SopInstanceUid, StudyUid
 from tests import dicom_objects
-from worker import outcomes, weights
 from worker import models as model_store
+from worker import outcomes, weights
 from worker.pipeline import Cascade
 from worker.settings import WorkerSettings
 from worker.tasks.analysis import Site

@@ -2,11 +2,12 @@
 
 import getpass
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from rich.console import Console
@@ -19,6 +20,8 @@ from dicom_node.errors import SettingsError
 from dicom_node.settings import load
 from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
+
+WIDE: Final = 240
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -113,7 +116,8 @@ def print_table(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else _cell(cell) for cell in row))
-    Console().print(table)
+    # Into a pipe or a file, a table keeps its lines whole.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def _cell(value: object) -> str:

@@ -12,7 +12,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--revision", default="head", show_default=True)
+@click.option("--revision", default="head", show_default=True, help="Where to stop.")
 @site_options
 def upgrade(site: Site, revision: str) -> None:
     """Bring the database to the newest schema; safe to run twice."""

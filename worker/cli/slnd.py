@@ -80,7 +80,9 @@ def _check_deposit(result: Slnd, deposit: Deposit | None) -> None:
 @click.option("--issuer", default="", help="Issuer of the patient ID, if it has one.")
 @click.option("--result", required=True, type=click.Choice([one.value for one in Slnd]))
 @click.option("--deposit", type=click.Choice([one.value for one in Deposit]))
-@click.option("--performed-on", type=click.DateTime(["%Y-%m-%d"]))
+@click.option(
+    "--performed-on", type=click.DateTime(["%Y-%m-%d"]), help="Day of the dissection."
+)
 @click.option("--source", required=True, help="Where the result comes from.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
