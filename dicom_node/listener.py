@@ -67,12 +67,14 @@ class Stores:
     """What one association has stored so far.
 
     The lock is held during a store and while closing, so that nothing is entered
-    for an association after its end. `carried` are the studies that the ledger knows.
+    for an association after its end. `carried` are the studies that the ledger knows
+    it carries; `entered` says that it is in the ledger, or waits to get there.
     """
 
     association: Association
     lock: threading.Lock = field(default_factory=threading.Lock)
     carried: set[StudyUid] = field(default_factory=set)
+    entered: bool = False
     kept: int = 0
     refused: int = 0
     closed: bool = False
@@ -163,6 +165,7 @@ class Listener:
             (settings.host, settings.port),
             block=False,
             evt_handlers=[
+                (evt.EVT_CONN_OPEN, _on_connection),
                 (evt.EVT_REQUESTED, self._on_request),
                 (evt.EVT_ESTABLISHED, self._on_established),
                 (evt.EVT_C_STORE, self.handle_store),
@@ -185,6 +188,9 @@ class Listener:
         admitted = False
         try:
             admitted = self._admission.admits(calling_ae, address)
+            if not admitted and self._admission.may_verify(calling_ae, address):
+                event.assoc.acceptor.supported_contexts = contexts.verification()
+                admitted = True
         finally:  # pynetdicom goes on after an exception here: never admit by one
             if not admitted:
                 extra = {"calling_ae": calling_ae, "address": address}
@@ -215,7 +221,7 @@ class Listener:
             return
         with stores.lock:
             stores.closed = True
-        if stores.carried:
+        if stores.entered:
             self._recorder.put(Closed(stores.association.association_id))
         if stores.kept or stores.refused:
             extra = {
@@ -268,8 +274,15 @@ class Listener:
             self._recorder.put(kept)
             return
         carried = Carried(stores.association, instance.study_uid)
+        stores.entered = True
         self._recorder.commit(kept, carried)
         stores.carried.add(instance.study_uid)
+
+
+def _on_connection(event: Event) -> None:
+    """Let the process end although a caller connected and then said nothing."""
+    event.assoc.daemon = True
+    event.assoc.dul.daemon = True
 
 
 def _request(event: Event, stores: Stores) -> StoreRequest:

@@ -1,7 +1,9 @@
 """Databases, listeners and data sets for the tests of the DICOM edge."""
 
+import gc
 import os
 import shutil
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -59,14 +61,20 @@ def migrated_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path) -> str:
-    """The URL of a migrated database, on each kind that is supported."""
-    if request.param == "sqlite":
+def make_database(request, kind: str) -> str:
+    """Return the URL of a fresh migrated database."""
+    if kind == "sqlite":
         template = request.getfixturevalue("migrated_file")
-        return f"sqlite:///{shutil.copy(template, tmp_path / 'sentinode.db')}"
+        folder = request.getfixturevalue("tmp_path")
+        return f"sqlite:///{shutil.copy(template, folder / 'sentinode.db')}"
     cluster = request.getfixturevalue("postgres")
     return cluster.create(template=cluster.migrated)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request) -> str:
+    """The URL of a migrated database, on each kind that is supported."""
+    return make_database(request, request.param)
 
 
 @pytest.fixture
@@ -153,6 +161,15 @@ def listener(settings, sessions):
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="module")
+def left_sockets():
+    """Collect the sockets that pynetdicom shuts down but leaves to the collector."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def associate(port: int, calling_ae: str = CALLER, called_ae: str = "SENTINODE"):
