@@ -169,7 +169,7 @@ def _trunk(out: Path) -> Path:
 
 @main.command("demo-models")
 @click.option("--out", type=FOLDER, required=True, help="Folder of models.")
-@click.option("--cases", type=click.IntRange(min=100), default=1600, show_default=True)
+@click.option("--cases", type=click.IntRange(min=100), default=1200, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 def demo_models(out: Path, cases: int, seed: int) -> None:
     """Train both stages on phantoms in memory, unless they are there.

@@ -37,7 +37,7 @@ Tick = Callable[[], None]
 
 SCORE_BATCH = 32
 MIN_RARER = 5  # of each class; less cannot be split, calibrated and judged
-HEAT_CASES = 256
+HEAT_CASES = 128
 HEAT_PERCENTILE = 99
 
 
@@ -127,9 +127,7 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
             preprocessing=spec,
             calibration=calibration,
             threshold=threshold,
-            performance=_judge(
-                task, _calibrated(heldout, calibration), threshold.value
-            ),
+            performance=_judge(task, heldout, threshold.value),
             heat_range=_heat_range(network, learn.crops[:HEAT_CASES], spec),
         )
 

@@ -94,6 +94,18 @@ def test_the_published_model_scores_as_the_trained_one(trained, published, task)
         assert abs(score.cam.mean(dtype=np.float64) + score.bias - score.logit) < 1e-5
 
 
+def test_the_manifest_holds_the_probabilities_that_the_model_serves(published, task):
+    model = load_stage(published, CPU)
+    spec, performance = model.manifest.preprocessing, model.manifest.performance
+    inputs = preprocess.standardise(preprocess.centre(task.heldout.crops, spec), spec)
+    served = np.array([cascade.score(model, x).probability for x in inputs])
+    labels = task.heldout.labels.numpy()
+
+    expected = np.sort(served[labels == 1]), np.sort(served[labels == 0])
+    np.testing.assert_allclose(performance.positives, expected[0], atol=1e-4)
+    np.testing.assert_allclose(performance.negatives, expected[1], atol=1e-4)
+
+
 def test_the_published_folder_is_complete(trained, published):
     manifest = manifests.read(published)
 
