@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from dicom_node import schema
+from tests.postgres import Postgres, binaries
 from tests.quick_models import write_models
 
 
@@ -17,6 +20,29 @@ def real_data() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"SENTINODE_REAL_DATA is {path}, which is not a folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL cluster with one migrated database, named `migrated`."""
+    folder = binaries()
+    if folder is None:
+        assert not os.environ.get("CI"), "CI needs PostgreSQL"
+        pytest.skip("PostgreSQL is not installed: run `make peers`")
+    cluster = Postgres(folder)
+    cluster.start()
+    url = cluster.create()
+    schema.upgrade(url)
+    cluster.migrated = sa.make_url(url).database
+    yield cluster
+    cluster.stop()
+    cluster.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres) -> str:
+    """An empty database on PostgreSQL."""
+    return postgres.create()
 
 
 @pytest.fixture(scope="session")

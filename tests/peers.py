@@ -133,6 +133,7 @@ class Sentinode:
         self.folder = folder
         self.port = free_port()
         self._models = models
+        self.extra = {}
         self._arguments = ()
         self.process = None
 
@@ -149,6 +150,7 @@ class Sentinode:
             **os.environ,
             "SENTINODE_MODELS_DIR": str(self._models),
             "XDG_CACHE_HOME": str(self.folder / "cache"),  # no demo models from there
+            **self.extra,
         }
 
     def activate_models(self) -> None:
@@ -159,7 +161,7 @@ class Sentinode:
 
     def start(self) -> "Sentinode":
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "sentinode.db").exists():
+        if not (self.folder / "up.log").exists():
             self.activate_models()
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
