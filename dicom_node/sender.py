@@ -217,12 +217,16 @@ def _transmit(
         raise PeerRejectedError(text)
     try:
         content = file.path if syntax == file.meta.transfer_syntax_uid else _read(file)
-        return _status(association.send_c_store(content, msg_id=number % 0xFFFF + 1))
+        answer = association.send_c_store(content, msg_id=number % 0xFFFF + 1)
     except (AttributeError, ValueError, NotImplementedError, FileNotFoundError):
         text = f"cannot be encoded for {peer}"
         raise UnreadableObjectError(text) from None  # the cause may quote values
     except (OSError, RuntimeError) as error:
         raise PeerUnavailableError(f"{peer} went away") from error
+    if _status(answer) is None:
+        # It may look established for a moment, and the next file would wait in vain.
+        association.abort()
+    return _status(answer)
 
 
 def _accepted_syntax(association: Association, file: Sendable) -> str | None:
