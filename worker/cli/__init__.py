@@ -42,7 +42,12 @@ class _Commands(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        try:
+            command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`sentinode {cmd_name}` needs {error.name}: install sentinode[worker]"
+            ) from error
         return command
 
     def format_commands(
