@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -15,10 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from dicom_node.errors import SettingsError
 from dicom_node.images import read_pixels
 from training.datasets import CROP, LabelledCrops
+from training.layout import COHORT_NAME, DESCRIPTION_NAME
 from worker.preprocess import to_crop
-
-COHORT_NAME: Final = "cohort.csv"
-DESCRIPTION_NAME: Final = "phantom.json"
 
 
 def _label(text: object) -> object:

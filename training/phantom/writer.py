@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from training.cohort import COHORT_NAME, DESCRIPTION_NAME
+from training.layout import COHORT_NAME, DESCRIPTION_NAME, TRUTH_NAME
 from training.phantom import law as laws
 from training.phantom.anatomy import Level, Subject
 from training.phantom.crops import subjects
@@ -29,7 +29,6 @@ from training.phantom.objects import (
 from training.phantom.render import Phase, View, marked_part, render_slice, whole_slice
 from training.phantom.scanner import SCANNERS
 
-TRUTH_NAME: Final = "truth.csv"
 FIRST_VISIT: Final = datetime(2024, 1, 2, 8, 0, 0)  # noqa: DTZ001 - a scanner's local clock
 
 
