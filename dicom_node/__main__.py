@@ -3,7 +3,6 @@
 Exit status 0 after a stop, 1 with a sentence on stderr when it cannot run.
 """
 
-import logging
 import signal
 import sys
 import threading
@@ -16,7 +15,8 @@ from dicom_node.errors import NodeError, SettingsError
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
 
-log = logging.getLogger("dicom_node")
+SIGNAL_POLL_S = 0.25
+"""A signal that another thread took does not wake the main one: it must look."""
 
 
 def run(settings: NodeSettings) -> None:
@@ -39,7 +39,8 @@ def run(settings: NodeSettings) -> None:
         signal.signal(number, stop)
     listener = Listener(settings, db.writing(db.connect(settings.database)))
     listener.start()
-    stopping.wait()
+    while not stopping.wait(SIGNAL_POLL_S):
+        pass
     listener.stop()
 
 

@@ -143,7 +143,9 @@ class Listener:
         for connection, stores in list(self._stores.items()):
             if stores.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 stores.lock.release()  # the store that was running is answered
-            connection.abort()
+            ending = threading.Thread(target=connection.abort, daemon=True)
+            ending.start()
+            ending.join(max(0.0, deadline - time.monotonic()))
             self._close(connection)
         if not self._recorder.stop(FLUSH_TIMEOUT_S):
             log.error("rows are missing; the next start rebuilds them from files")
