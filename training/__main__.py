@@ -48,7 +48,7 @@ def main() -> None:
 @click.option(
     "--level",
     type=click.Choice(Level, case_sensitive=False),
-    default=Level.EASY,
+    default=Level.BENCH,
     show_default=True,
     help="How plainly the latents show; bench is the benchmark.",
 )

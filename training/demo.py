@@ -109,16 +109,19 @@ def command(folder: Path) -> None:
 def _run(stand: Stand) -> None:
     console = stand.console
     _call("-m", "training", "phantom", "--out", str(stand.phantoms),
-          "--cases", str(CASES), "--seed", str(SEED))  # fmt: skip
+          "--cases", str(CASES), "--seed", str(SEED), "--level", "easy")  # fmt: skip
     truth = _truth(stand.phantoms)
     with _pacs(stand), _sentinode(stand):
         console.print(f"PACS {PACS_AET} and {AET} are up; the modality sends studies.")
         sent = time.monotonic()
         _call("-m", "worker.cli", "send", str(stand.phantoms), "--to",
-              f"{PACS_AET}@127.0.0.1:{stand.pacs_port}", "--aet", MODALITY_AET)  # fmt: skip
+              f"{PACS_AET}@127.0.0.1:{stand.pacs_port}",
+              "--aet", MODALITY_AET)  # fmt: skip
         first = {uid: _await_report(stand, uid, set()) for uid in truth}
         for uid, report in first.items():
-            _check_and_print(stand, uid, report, report.at - sent)
+            _check_and_print(
+                stand, uid, report, f"{report.at - sent:.1f} s after sending"
+            )
         waiting = [
             uid for uid, one in first.items() if one.values.nsln.status == "pending"
         ]
@@ -127,7 +130,9 @@ def _run(stand: Stand) -> None:
             seen = {str(first[uid].document.SOPInstanceUID)}
             asked = time.monotonic()
             report = _await_report(stand, uid, seen)
-            _check_and_print(stand, uid, report, report.at - asked)
+            _check_and_print(
+                stand, uid, report, f"{report.at - asked:.1f} s after SLND"
+            )
         written = _write_captures(stand)
     console.print("Every value above agrees between the received SR and SQL.")
     console.print("Class activation maps: " + ", ".join(map(str, written)))
@@ -150,7 +155,7 @@ def _is_pending(report: Received) -> bool:
     return report.values.nsln.status == "pending"
 
 
-def _check_and_print(stand: Stand, uid: str, report: Received, seconds: float) -> None:
+def _check_and_print(stand: Stand, uid: str, report: Received, delay: str) -> None:
     """Compare the report with SQL, then print what both say."""
     newest = json.loads(_cli(stand, "results", "show", uid, "--json"))[0]
     _compare(report.values, newest)
@@ -161,7 +166,7 @@ def _check_and_print(stand: Stand, uid: str, report: Received, seconds: float) -
         table.add_row(stage["stage"], _sentence(stage))
     slnd = newest["slnd"]
     table.add_row("SLND", slnd["result"] if slnd else "not recorded yet")
-    table.add_row("report at the PACS", f"{seconds:.1f} s after sending began")
+    table.add_row("report at the PACS", delay)
     table.add_row(
         "milliseconds",
         ", ".join(
@@ -196,8 +201,10 @@ def _compare(reported: ReportValues, recorded: Mapping[str, Any]) -> None:
     for one, row in zip(stages, recorded["stages"], strict=True):
         pairs += [
             (f"{row['stage']} {name}", getattr(one, name), row[name])
-            for name in ("status", "risk", "model", "weights_sha256")
+            for name in ("status", "risk", "weights_sha256")
         ]
+        model = one.model_name and f"{one.model_name}@{one.model_version}"
+        pairs.append((f"{row['stage']} model", model, row["model"]))
         pairs += [
             (f"{row['stage']} {name}", getattr(one, name), row[name])
             for name in ("probability", "threshold")

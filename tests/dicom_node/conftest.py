@@ -1,7 +1,6 @@
 """Databases, listeners and data sets for the tests of the DICOM edge."""
 
 import gc
-import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -9,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
@@ -21,7 +19,6 @@ from dicom_node.completion import QuietPeriods
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
 from dicom_node.study import ReceivedInstance, SopInstanceUid, StudyUid
-from tests.postgres import Postgres, binaries
 
 T0 = datetime(2026, 3, 4, 10, 0, tzinfo=UTC)
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -29,29 +26,6 @@ SR = "1.2.840.10008.5.1.4.1.1.88.33"
 STUDY = StudyUid("1.2.3.4")
 QUIET = QuietPeriods(timedelta(seconds=120))
 CALLER = "SCANNER"
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """A PostgreSQL cluster with one migrated database, named `migrated`."""
-    folder = binaries()
-    if folder is None:
-        assert not os.environ.get("CI"), "CI needs PostgreSQL"
-        pytest.skip("PostgreSQL is not installed")
-    cluster = Postgres(folder)
-    cluster.start()
-    url = cluster.create()
-    schema.upgrade(url)
-    cluster.migrated = sa.make_url(url).database
-    yield cluster
-    cluster.stop()
-    cluster.remove()
-
-
-@pytest.fixture
-def postgres_url(postgres) -> str:
-    """An empty database on PostgreSQL."""
-    return postgres.create()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dicom_node import sender
-from dicom_node.errors import PermanentError
+from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.sender import SendOutcome
 from dicom_node.study import Peer
 from worker.cli.context import json_option, print_json
@@ -21,16 +21,29 @@ def _peer(_: click.Context, __: click.Parameter, value: str) -> Peer:
         raise click.BadParameter(str(error)) from error
 
 
-def _files(paths: Sequence[str]) -> list[Path]:
-    """Return the files, and those below folders, in the order of their names."""
-    found: list[Path] = []
-    for path in map(Path, paths):
-        found += (
-            sorted(p for p in path.rglob("*") if p.is_file())
-            if path.is_dir()
-            else [path]
-        )
-    return found
+def _files(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Return the files to send in the order of their names, and what is left out.
+
+    A file that was named is tried, whatever it is; what lies beside the DICOM files
+    of a folder is left out.
+    """
+    named = [path for path in map(Path, paths) if path.is_file()]
+    found = [
+        file
+        for path in map(Path, paths)
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    ]
+    left_out = [file for file in found if not _is_dicom(file)]
+    return [*named, *(file for file in found if file not in left_out)], left_out
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        sender.read_sendable(path)
+    except UnreadableObjectError:
+        return False
+    return True
 
 
 @click.command("send")
@@ -43,10 +56,10 @@ def _files(paths: Sequence[str]) -> list[Path]:
 def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> None:
     """Send DICOM files, and all files below folders, to an application entity.
 
-    Files that are not DICOM are named and left out. Exit code 1 when an object was
-    not stored.
+    Files in folders that are not DICOM are left out, and counted. Exit code 1 when
+    an object was not stored.
     """
-    files = _files(paths)
+    files, left_out = _files(paths)
     outcomes = list(
         track(
             sender.send(peer, aet, files),
@@ -60,6 +73,10 @@ def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> Non
         print_json([_as_document(outcome) for outcome in outcomes])
     else:
         click.echo(f"{stored} of {len(files)} stored at {peer}")
+        if left_out:
+            click.echo(
+                f"{len(left_out)} files are not DICOM and were left out", err=True
+            )
         for outcome in outcomes:
             if outcome.error is not None:
                 click.echo(f"{outcome.path}: {outcome.error}", err=True)
