@@ -240,3 +240,23 @@ def test_changed_weights_stop_the_worker(tmp_path: Path, quick_models: Path):
     assert not digest["model digest"]["ok"]
     assert "SHA-256" in digest["model digest"]["detail"]
     assert worker.returncode == 1
+
+
+def test_a_killed_tree_leaves_no_child_and_starts_again(
+    pair: tuple[Sentinode, Orthanc], slices, write
+):
+    sentinode, orthanc = pair
+    children = pids_of(sentinode, ".")
+    send_all(sentinode, write, slices)
+
+    sentinode.kill()
+    wait_until(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in children),
+        "the end of every child",
+    )
+    sentinode.start()
+    send_all(sentinode, write, [dicom_objects.gsps_rectangle([slices[4]])])
+    sentinode.await_state(uid_of(slices), "analyzed")
+
+    assert len(children) == 5
+    orthanc.await_instances(uid_of(slices), "SR")

@@ -23,6 +23,7 @@ from worker import outcomes, weights
 from worker.pipeline import Cascade
 from worker.settings import WorkerSettings
 from worker.tasks.analysis import Site
+from worker.tasks.dispatch import Broker
 
 CPU = torch.device("cpu")
 QUIET = QuietPeriods(timedelta(0))
@@ -37,6 +38,7 @@ class Bench:
     site: Site
     received: int = 0
     sent: list[tuple[str, list[str]]] = field(default_factory=list)
+    backlog: int = 0
 
     @property
     def sessions(self):
@@ -85,7 +87,12 @@ class Bench:
         with self.sessions() as session:
             return outcomes.results(session, uid)
 
-    def send(self, name: str, args: Sequence[str]) -> None:
+    @property
+    def broker(self) -> Broker:
+        """A queue that remembers what it was sent."""
+        return Broker(self._send, lambda _queue: self.backlog)
+
+    def _send(self, name: str, args: Sequence[str]) -> None:
         self.sent.append((name, list(args)))
 
 

@@ -36,7 +36,7 @@ def test_the_sweep_completes_and_announces_a_quiet_study_once(bench, slices):
     uid = bench.receive(*slices)
 
     for _ in range(2):
-        sweep(bench.sessions, bench.send, bench.site.settings, now() + SOON)
+        sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
 
     assert bench.sent == [(queues.ANALYZE, [uid])]
     assert bench.study(uid).state is StudyState.QUEUED
@@ -44,19 +44,30 @@ def test_the_sweep_completes_and_announces_a_quiet_study_once(bench, slices):
 
 def test_a_lost_message_is_sent_again(bench, slices):
     bench.receive(*slices)
-    sweep(bench.sessions, bench.send, bench.site.settings, now() + SOON)
+    sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
 
     later = now() + bench.site.settings.resend_after + SOON
-    sweep(bench.sessions, bench.send, bench.site.settings, later)
+    sweep(bench.sessions, bench.broker, bench.site.settings, later)
 
     assert len(bench.sent) == 2
 
 
+def test_a_message_in_a_long_queue_is_late_not_lost(bench, slices):
+    bench.receive(*slices)
+    sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
+    bench.backlog = 500
+
+    later = now() + bench.site.settings.resend_after + SOON
+    sweep(bench.sessions, bench.broker, bench.site.settings, later)
+
+    assert len(bench.sent) == 1
+
+
 def test_messages_carry_identifiers_only(bench, slices, mark, source):
     uid = bench.receive(*slices, mark)
-    sweep(bench.sessions, bench.send, bench.site.settings, now() + SOON)
+    sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
     (result_id,) = analyze(uid, bench.site, source)
-    sweep(bench.sessions, bench.send, bench.site.settings, now() + SOON)
+    sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
 
     assert bench.sent == [
         (queues.ANALYZE, [uid]),
@@ -192,7 +203,7 @@ def test_a_dead_workers_study_is_queued_again(bench, slices, mark, source):
     with bench.sessions.begin() as session:
         ledger.claim(session, uid, "dead", timedelta(seconds=1), now())
 
-    sweep(bench.sessions, bench.send, bench.site.settings, now() + 2 * SOON)
+    sweep(bench.sessions, bench.broker, bench.site.settings, now() + 2 * SOON)
 
     assert len(analyze(uid, bench.site, source)) == 1
 

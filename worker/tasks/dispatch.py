@@ -2,9 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from celery import current_app, shared_task
+from kombu import Queue
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
@@ -16,30 +19,44 @@ log = logging.getLogger(__name__)
 BATCH = 200
 """Studies and deliveries that one sweep announces at most."""
 
-Send = Callable[..., object]
-"""`Celery.send_task`: (name, args)."""
+BACKLOG_RESEND: Final = timedelta(hours=1)
+"""How long a message is waited for while others are ahead of it in its queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """What the sweep needs of the queue: `Celery.send_task`, and a queue's length."""
+
+    send: Callable[..., object]
+    waiting: Callable[[str], int]
 
 
 def sweep(
-    sessions: Sessions, send: Send, settings: WorkerSettings, at: datetime
+    sessions: Sessions, broker: Broker, settings: WorkerSettings, at: datetime
 ) -> int:
     """Bring every study and delivery on by one step; return how many were announced.
 
     State first, message after its commit: a message that is lost here is sent again
-    by a later sweep, and one that arrives twice finds the claim taken.
+    by a later sweep, and one that arrives twice finds the claim taken. While a queue
+    holds messages, one that was sent is late, not lost: sending it again would make
+    a long queue longer.
     """
     with sessions.begin() as session:
         ledger.expire_leases(session, at, settings.max_attempts)
         ledger.complete_due(session, at, BATCH)
     with sessions() as session:
-        studies = ledger.unannounced(session, at, settings.resend_after, BATCH)
-        deliveries = outbox.due(session, at, settings.resend_after, BATCH)
+        patience = {
+            queue: BACKLOG_RESEND if broker.waiting(queue) else settings.resend_after
+            for queue in (queues.ANALYSIS, queues.DELIVERY)
+        }
+        studies = ledger.unannounced(session, at, patience[queues.ANALYSIS], BATCH)
+        deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
     if not studies and not deliveries:
         return 0
     for uid in studies:
-        send(queues.ANALYZE, args=[uid])
+        broker.send(queues.ANALYZE, args=[uid])
     for result_id, destination in deliveries:
-        send(queues.DELIVER, args=[result_id, destination])
+        broker.send(queues.DELIVER, args=[result_id, destination])
     with sessions.begin() as session:
         ledger.announced(session, studies, at)
         outbox.announced(session, deliveries, at)
@@ -53,4 +70,16 @@ def sweep(
 @shared_task(name=queues.SWEEP, ignore_result=True)
 def run_sweep() -> None:
     """Run `sweep` with this process's database and broker."""
-    sweep(runtime.sessions(), current_app.send_task, runtime.settings(), now())
+    broker = Broker(current_app.send_task, _waiting)
+    sweep(runtime.sessions(), broker, runtime.settings(), now())
+
+
+def _waiting(queue: str) -> int:
+    """Return how many messages a queue holds; a queue that is not there holds none."""
+    with current_app.connection_for_write() as connection:
+        bound = Queue(queue, channel=connection.default_channel)
+        try:
+            declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
+            return int(declared.message_count)
+        except connection.channel_errors:
+            return 0
