@@ -27,4 +27,6 @@ def test_the_demo_shows_reports_that_agree_with_sql(tmp_path: Path):
     assert "threshold" in text
     assert "demo-resnet18-sln@" in text.replace(" ", "")
     assert len(pictures) >= 3
-    assert all(Image.open(one).mode == "RGB" for one in pictures)
+    for one in pictures:
+        with Image.open(one) as picture:
+            assert picture.mode == "RGB"

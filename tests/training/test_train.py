@@ -210,7 +210,7 @@ def test_a_cohort_on_disk_is_read_through_the_served_preprocessing(folder):
     assert loaded.crops.min() >= 0
     assert loaded.crops.max() <= 1
     assert loaded.sln.tolist() == [row.sln for row in rows]
-    assert cohort.describe(folder) == "synthetic phantoms, level easy, seed 2"
+    assert cohort.describe(folder) == "synthetic phantoms, level bench, seed 2"
 
 
 def test_a_patient_with_two_roles_is_refused(folder, tmp_path):
