@@ -13,6 +13,8 @@ from typing import Any, Final, TextIO
 import structlog
 
 QUOTING_LOGGERS: Final = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
+QUEUE_LOGGERS: Final = ("celery", "billiard", "kombu")
+TASK_FAILED: Final = "a task failed; its error's text is withheld"
 WITHHELD: Final = "a library's message is withheld: it may quote a patient's data"
 
 
@@ -24,7 +26,17 @@ class WithholdQuotes(logging.Filter):
         if record.name.split(".")[0] in QUOTING_LOGGERS or record.name == "py.warnings":
             record.msg, record.args = WITHHELD, None
             record.exc_info = record.exc_text = record.stack_info = None
+        elif record.name.split(".")[0] in QUEUE_LOGGERS and "data" in vars(record):
+            _withhold_error(record)
         return True
+
+
+def _withhold_error(record: logging.LogRecord) -> None:
+    """Keep name and identifier of a task; the text of its error may quote values."""
+    data = vars(record)["data"]
+    if record.levelno >= logging.WARNING:
+        record.msg, record.args = TASK_FAILED, None
+    record.data = {name: data[name] for name in ("id", "name") if name in data}
 
 
 def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:

@@ -134,7 +134,9 @@ def _run(stand: Stand) -> None:
                 stand, uid, report, f"{report.at - asked:.1f} s after SLND"
             )
         written = _write_captures(stand)
-    console.print("Every value above agrees between the received SR and SQL.")
+    console.print(
+        "Every value above agrees between the received SR and SQL (times are SQL's)."
+    )
     console.print("Class activation maps: " + ", ".join(map(str, written)))
 
 
@@ -168,7 +170,7 @@ def _check_and_print(stand: Stand, uid: str, report: Received, delay: str) -> No
     table.add_row("SLND", slnd["result"] if slnd else "not recorded yet")
     table.add_row("report at the PACS", delay)
     table.add_row(
-        "milliseconds",
+        "milliseconds (SQL)",
         ", ".join(
             f"{name} {value:.0f}" for name, value in newest["timings_ms"].items()
         ),
@@ -196,12 +198,15 @@ def _compare(reported: ReportValues, recorded: Mapping[str, Any]) -> None:
     pairs: list[tuple[str, object, object]] = [
         ("side", reported.laterality, recorded["laterality"]),
         ("phase", reported.phase, recorded["phase"]),
+        ("pathway", reported.pathway, recorded["pathway"]),
+        ("SLND", reported.slnd, recorded["slnd"] and recorded["slnd"]["result"]),
+        ("discordance", reported.discordant, recorded["discordant"]),
     ]
     stages: Sequence[StageValues] = (reported.sln, reported.nsln)
     for one, row in zip(stages, recorded["stages"], strict=True):
         pairs += [
             (f"{row['stage']} {name}", getattr(one, name), row[name])
-            for name in ("status", "risk", "weights_sha256")
+            for name in ("status", "risk", "weights_sha256", "device")
         ]
         model = one.model_name and f"{one.model_name}@{one.model_version}"
         pairs.append((f"{row['stage']} model", model, row["model"]))

@@ -16,6 +16,7 @@ from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
+SWEEP_LIMIT_S: Final = 120.0
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -33,6 +34,16 @@ def create_app(settings: WorkerSettings) -> Celery:
         task_ignore_result=True,
         task_acks_late=True,
         task_reject_on_worker_lost=False,
+        # Hard limits: the pool's process is killed, the claim expires after it.
+        task_annotations={
+            queues.SWEEP: {"time_limit": SWEEP_LIMIT_S},
+            queues.ANALYZE: {
+                "time_limit": settings.analysis_time_limit.total_seconds()
+            },
+            queues.DELIVER: {
+                "time_limit": settings.delivery_time_limit.total_seconds()
+            },
+        },
         worker_prefetch_multiplier=1,
         worker_proc_alive_timeout=CHILD_START_TIMEOUT_S,
         worker_hijack_root_logger=False,

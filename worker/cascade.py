@@ -5,6 +5,7 @@ High risk waits for the sentinel node dissection (SLND); a positive result opens
 stage II, which predicts metastasis of the non-sentinel nodes (NSLN).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
+from dicom_node.errors import PermanentError
 from dicom_node.findings import Pathway, Risk, Slnd, StageStatus
 from worker.manifest import Architecture, Manifest
 
@@ -113,12 +115,20 @@ def score(model: StageModel, x: torch.Tensor) -> StageScore:
 
     Returns:
         The score; the same crop gives the same bits on the same device.
+
+    Raises:
+        PermanentError: The score is not finite: no result is better than a default.
     """
     batch = x.to(model.device)[None].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         features = feature_map(model.network, batch)
         cam, bias = class_activation(model.network, features)
         logit = float(cam.mean() + bias)
+    if not (math.isfinite(logit) and bool(torch.isfinite(cam).all())):
+        raise PermanentError(
+            f"{model.manifest.reference} gives no finite score on {model.device}; "
+            "its weights or its device are faulty"
+        )
     return StageScore(
         probability=model.manifest.calibration.probability(logit),
         logit=logit,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node import images, roi, selection
-from dicom_node.errors import PermanentError
+from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     CaseFinding,
     Document,
@@ -35,7 +35,7 @@ from dicom_node.findings import (
 )
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
-from dicom_node.study import StoredInstance, StudyUid
+from dicom_node.study import Reason, StoredInstance, StudyUid
 from worker import cam, preprocess
 from worker.cascade import (
     StageModel,
@@ -86,7 +86,8 @@ def analyze(
         A new version for each side where something changed; nothing for the rest.
 
     Raises:
-        StudyHeldError: A person or another object is needed.
+        StudyHeldError: A person or another object is needed, or a side that was
+            analysed before is not marked any more.
         StudyIgnoredError: Not a study for Sentinode.
         UnreadableObjectError: The marked slice cannot be decoded.
     """
@@ -98,6 +99,7 @@ def analyze(
         cascade.sln.manifest.preprocessing.phase,
     )
     select_ms = _since(started)
+    _demand_every_side(study, chosen)
     digests = {stored.sop_instance_uid: stored.sha256 for stored in study.stored}
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
     cases = []
@@ -112,6 +114,18 @@ def analyze(
         if not _is_current(work):
             cases.append(_analyze_case(work, cascade, device))
     return tuple(cases)
+
+
+def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:
+    """Hold a study whose result would stand although its rectangle is gone."""
+    gone = set(study.priors) - {one.laterality for one in chosen}
+    if gone:
+        raise StudyHeldError(
+            Reason.ROI_CONFLICT,
+            f"side {', '.join(sorted(gone))} was analysed before and its rectangle is "
+            "gone: a later object withdrew it. Mark the side again, or ignore its "
+            "report at the PACS",
+        )
 
 
 @dataclass(frozen=True, slots=True)

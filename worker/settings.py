@@ -13,6 +13,7 @@ from pydantic import Field
 from dicom_node.settings import ENV_PREFIX, NodeSettings
 from dicom_node.study import UID_PATTERN
 
+LEASE_MARGIN: Final = timedelta(seconds=30)
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
@@ -62,12 +63,16 @@ class WorkerSettings(NodeSettings):
     @property
     def lease(self) -> timedelta:
         """How long a claim on a study holds: longer than its task can live."""
-        return self.analysis_time_limit + timedelta(seconds=30)
+        return _outliving(self.analysis_time_limit)
 
     @property
     def delivery_lease(self) -> timedelta:
         """How long a claim on deliveries holds: longer than its task can live."""
-        return self.delivery_time_limit + timedelta(seconds=30)
+        return _outliving(self.delivery_time_limit)
+
+
+def _outliving(limit: timedelta) -> timedelta:
+    return limit + min(limit, LEASE_MARGIN)
 
 
 def child_environment(flags: Mapping[str, str]) -> dict[str, str]:

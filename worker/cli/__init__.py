@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 import click
-from sqlalchemy.exc import OperationalError
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
@@ -68,12 +69,15 @@ class _Commands(click.Group):
             _exit(EXIT_REFUSED, error)
         except NodeError as error:
             _exit(EXIT_FAILED, error)
-        except OperationalError as error:
+        except SQLAlchemyError as error:
             _exit(
                 EXIT_FAILED,
-                f"the database does not answer or has no tables ({error.orig}); "
-                "check SENTINODE_DATABASE_URL, then run `sentinode db upgrade`",
+                f"the database does not answer or has no tables "
+                f"({type(error).__name__}); check SENTINODE_DATABASE_URL, then run "
+                "`sentinode db upgrade`",
             )
+        except CommandError as error:
+            _exit(EXIT_FAILED, error)
 
 
 def _exit(code: int, why: object) -> NoReturn:

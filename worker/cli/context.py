@@ -108,16 +108,24 @@ def rfc3339(value: datetime) -> str:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    err: bool = False,
 ) -> None:
-    """Print a table for people; identifiers are folded, never cut off."""
+    """Print a table for people; identifiers are folded, never cut off.
+
+    Into a pipe or a file its lines stay whole. `err` writes to stderr: what is shown
+    before a question is no result.
+    """
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if cell is None else _cell(cell) for cell in row))
-    # Into a pipe or a file, a table keeps its lines whole.
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    is_terminal = (sys.stderr if err else sys.stdout).isatty()
+    Console(width=None if is_terminal else WIDE, stderr=err).print(table)
 
 
 def _cell(value: object) -> str:

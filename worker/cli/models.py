@@ -161,7 +161,9 @@ def threshold(  # noqa: PLR0913 - one argument for each option
         raise click.UsageError("give either --value or --manifest")
     meant = "the manifest's threshold" if value is None else f"threshold {value}"
     if not yes:
-        click.confirm(f"Use {meant} for stage {stage} from now on?", abort=True)
+        click.confirm(
+            f"Use {meant} for stage {stage} from now on?", abort=True, err=True
+        )
     with site.writing.begin() as session:
         outcomes.set_threshold(
             session, Stage(stage), value, reason, (operator(), now())

@@ -122,7 +122,7 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
         case = _case(session, study, Laterality(side))
     if not yes:
         _show(case, slnd)
-        click.confirm("Record this result?", abort=True)
+        click.confirm("Record this result?", abort=True, err=True)
     with site.writing.begin() as session:
         # The study's row is locked first. An analysis under way looks for new SLND
         # results when it ends, and a study that still receives will be analysed.
@@ -158,4 +158,5 @@ def _show(case: CaseRecord, slnd: SlndResult) -> None:
             ("SLND so far", newest.slnd.result if newest.slnd else "not recorded"),
             ("SLND new", slnd.result),
         ],
+        err=True,
     )

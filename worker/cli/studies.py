@@ -1,14 +1,16 @@
 """`sentinode studies`: find studies, complete or requeue them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
-from pydicom import dcmread
+from pydicom import Dataset
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger
+from dicom_node import images, ledger
 from dicom_node.db import now
+from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
 from dicom_node.study import StudyState, StudyUid
@@ -103,12 +105,11 @@ def _whole(session: Session, record: StudyRecord) -> dict[str, Any]:
 
 def _identity(session: Session, spool: Spool, uid: StudyUid) -> dict[str, str]:
     """Read who the patient is from a stored file; the database does not know."""
-    stored = ledger.instances(session, uid)
-    header = dcmread(
-        spool.absolute(stored[0].path),
-        specific_tags=["SpecificCharacterSet", "PatientName", "PatientID"],
-        stop_before_pixels=True,
-    )
+    header = Dataset()
+    for stored in ledger.instances(session, uid):
+        with suppress(UnreadableObjectError):
+            header = images.read_header(spool.absolute(stored.path))
+            break
     return {
         "patient_name": str(header.get("PatientName", "")),
         "patient_id": str(header.get("PatientID", "")),
@@ -219,11 +220,18 @@ def complete(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
 def requeue(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
     """Analyse held, failed, ignored or analysed studies again.
 
-    An unchanged input keeps its result; use `reprocess` to compute it anew.
+    An unchanged input keeps its result; use `reprocess` to compute it anew. Of
+    objects that contradict one another the first is accepted: look before you do it.
     """
     with site.writing.begin() as session:
         for uid in uids:
-            ledger.requeue(session, StudyUid(uid), now(), "requeued by hand")
+            ledger.requeue(
+                session,
+                StudyUid(uid),
+                now(),
+                "requeued by hand",
+                resolve_conflicts=True,
+            )
     _report(uids, "queued", as_json=as_json)
 
 

@@ -40,7 +40,8 @@ def command(
     r"""Run broker, database, listener and workers until SIGTERM.
 
     Prints one line `ready PORT` when C-ECHO is answered and a worker is up. Started
-    again on the same folder, it picks up where it was.
+    again on the same folder, it picks up where it was, with the options that it was
+    given before.
 
     \b
     Example:
@@ -56,11 +57,11 @@ def command(
         flags["port"] = str(_free_port())
     settings = read_settings(**flags)
     logs.configure()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    _remember(settings.data_dir / UP_FILE, flags)
-    schema.upgrade(settings.database)
-    _offer_demo_models(settings)
-    standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
+    with standalone.exclusive(settings.data_dir):
+        _remember(settings.data_dir / UP_FILE, flags)
+        schema.upgrade(settings.database)
+        _offer_demo_models(settings)
+        standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
 
 
 def _free_port() -> int:
@@ -71,8 +72,12 @@ def _free_port() -> int:
 
 
 def _remember(path: Path, flags: Mapping[str, str]) -> None:
-    """Keep the flags for the other commands, which are given only --data-dir."""
-    kept = {name: value for name, value in flags.items() if name != "data_dir"}
+    """Keep the flags for the other commands and for the next start.
+
+    Both may be given --data-dir alone; what was said before and not again stays.
+    """
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = before | {name: flags[name] for name in flags if name != "data_dir"}
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(kept, indent=2), encoding="utf-8")
     draft.replace(path)

@@ -237,6 +237,11 @@ def _cascade() -> LoadedCascade:
     return LoadedCascade(runtime.settings().models, device)
 
 
+def _cascade_in_service(sessions: Sessions) -> Cascade:
+    """Return the cascade; asked within a claim, so that its faults hold the study."""
+    return _cascade()(sessions)
+
+
 @cache
 def _site() -> Site:
     settings = runtime.settings()
@@ -289,7 +294,7 @@ def _stop_worker(error: ModelIntegrityError) -> None:
 def analyze_study(study_uid: str) -> None:
     """Run `analyze` with this process's database and models, then wake delivery."""
     try:
-        results = analyze(StudyUid(study_uid), _site(), _cascade())
+        results = analyze(StudyUid(study_uid), _site(), _cascade_in_service)
     except ModelIntegrityError as error:
         _stop_worker(error)
         return
