@@ -144,6 +144,10 @@ class Sentinode:
     def __str__(self) -> str:
         return f"{AET}@127.0.0.1:{self.port}"
 
+    def use_nothing(self) -> None:
+        """Start next time with the data folder alone."""
+        self._arguments = None
+
     @property
     def environment(self) -> dict[str, str]:
         return {
@@ -163,12 +167,15 @@ class Sentinode:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "up.log").exists():
             self.activate_models()
+        options = ()
+        if self._arguments is not None:
+            address = ("--port", str(self.port), "--host", "127.0.0.1")
+            options = (*address, *self._arguments)
         with (self.folder / "up.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "worker.cli", "up"),
-                    *("--data-dir", str(self.folder), "--port", str(self.port)),
-                    *("--host", "127.0.0.1", *self._arguments),
+                    *("--data-dir", str(self.folder), *options),
                 ],
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -192,11 +192,43 @@ def test_it_stops_cleanly_and_picks_up_where_it_was(
     sentinode.await_state(uid_of(slices), "held")
 
     assert sentinode.stop() == 0
+    sentinode.use_nothing()  # what it was told before is remembered
     sentinode.start()
+    second = sentinode.run("up")
     send_all(sentinode, write, [dicom_objects.gsps_rectangle([slices[4]])])
     sentinode.await_state(uid_of(slices), "analyzed")
 
     orthanc.await_instances(uid_of(slices), "SR")
+    assert second.returncode == 4
+    assert "another `sentinode up` runs" in second.stderr
+
+
+def test_a_study_that_hangs_is_killed_and_stops_no_other(
+    tmp_path: Path, quick_models: Path, slices, write
+):
+    sentinode = Sentinode(tmp_path / "sentinode", quick_models)
+    orthanc = Orthanc(tmp_path / "orthanc", sentinode.port).start()
+    sentinode.extra = {"SENTINODE_ANALYSIS_TIME_LIMIT": "5"}
+    sentinode.use(str(orthanc), "600")
+    sentinode.start()
+    try:
+        mark = dicom_objects.gsps_rectangle([slices[4]])
+        send_all(sentinode, write, [*slices, mark])
+        stored = min((sentinode.folder / "spool" / "instances").rglob("*.dcm"))
+        stored.unlink()
+        os.mkfifo(stored)  # whoever opens it waits for ever
+        sentinode.run("studies", "complete", uid_of(slices))
+        good = dicom_objects.fresh_study("beside one that hangs")
+        send_all(sentinode, write, [*good, dicom_objects.sr_rectangle(good[4])])
+        sentinode.run("studies", "complete", uid_of(good))
+
+        sentinode.await_state(uid_of(good), "analyzed")
+        study = sentinode.await_state(uid_of(slices), "failed", timeout=120)
+    finally:
+        sentinode.stop()
+        orthanc.stop()
+
+    assert study["reason"] == "worker_lost"
 
 
 def test_killed_parts_come_back_and_nothing_is_lost(

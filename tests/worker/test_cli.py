@@ -238,6 +238,34 @@ def test_a_database_without_tables_says_what_to_do(tmp_path):
     assert "sentinode db upgrade" in done.stderr
 
 
+def test_the_schema_is_reported_as_json(run):
+    for verb in ("upgrade", "current"):
+        shown = json.loads(run("db", verb, "--json").stdout)
+        assert shown["revision"]
+        assert shown["current"]
+
+
+def test_an_unknown_revision_is_one_sentence(run):
+    done = run("db", "upgrade", "--revision", "nope")
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith("sentinode: ")
+
+
+def test_a_question_goes_to_stderr_and_json_alone_to_stdout(run, analysed, slices):
+    uid, _ = analysed
+
+    done = run(
+        *("slnd", "set", "--study", uid, "--side", "L", "--result", "negative"),
+        *("--patient-id", slices[0].PatientID, "--source", "desk", "--json"),
+        stdin="y\n",
+    )
+
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["result"] == "negative"
+    assert "SLND new" in done.stderr
+
+
 def test_names_are_shown_only_when_asked_for(run, analysed, slices):
     uid, _ = analysed
     name, patient_id = str(slices[0].PatientName), slices[0].PatientID

@@ -1,5 +1,6 @@
 """From files to findings and documents, with no database in reach."""
 
+import copy
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from dicom_node.errors import StudyHeldError
+from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     Laterality,
     Pathway,
@@ -162,6 +163,29 @@ def test_a_miss_of_stage_one_is_discordant(study, cascade):
     assert case.finding.discordant
     assert case.finding.nsln.status is StageStatus.DONE
     assert [one.kind for one in case.documents] == ["SR", "SC", "SC"]
+
+
+def test_a_side_that_was_analysed_and_is_not_marked_any_more_holds_the_study(
+    study, cascade, tmp_path
+):
+    (case,) = pipeline.analyze(study, cascade, DEVICE)
+    prior = after(case, tmp_path)[Laterality.LEFT]
+
+    with pytest.raises(StudyHeldError, match="side R") as caught:
+        pipeline.analyze(
+            replace(study, priors={Laterality.RIGHT: prior}), cascade, DEVICE
+        )
+
+    assert caught.value.reason is Reason.ROI_CONFLICT
+
+
+def test_a_score_that_is_no_number_is_no_result(study, cascade):
+    network = copy.deepcopy(cascade.sln.network)
+    network.fc.weight.data[0, 0] = float("nan")
+    broken = replace(cascade, sln=replace(cascade.sln, network=network))
+
+    with pytest.raises(PermanentError, match="no finite score"):
+        pipeline.analyze(study, broken, DEVICE)
 
 
 def test_a_study_without_a_rectangle_is_held(study, cascade):
