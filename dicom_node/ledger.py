@@ -147,24 +147,41 @@ def complete(session: Session, uid: StudyUid, at: datetime) -> None:
     queue(session, study, "complete: said by hand", at)
 
 
-def requeue(session: Session, uid: StudyUid, at: datetime, why: str) -> None:
-    """Queue a study again; open conflicts count as resolved for the first objects.
+def requeue(
+    session: Session,
+    uid: StudyUid,
+    at: datetime,
+    why: str,
+    *,
+    resolve_conflicts: bool = False,
+) -> None:
+    """Queue a study again.
+
+    Args:
+        session: A writing session.
+        uid: The study.
+        at: The time of this call.
+        why: One sentence for the study's history.
+        resolve_conflicts: A person has looked at what contradicts, and takes the
+            first object that came under each UID. What comes later contradicts anew.
 
     Raises:
         StudyNotFoundError: There is no such study.
-        StudyStateError: The study still receives, or is being analysed.
+        StudyStateError: The study still receives, or is being analysed; or its
+            objects contradict, and this call does not resolve that.
     """
     study = _locked(session, uid)
     if study.state in {StudyState.RECEIVING, StudyState.ANALYZING}:
         raise StudyStateError(f"study {uid} is {study.state}")
-    resolved = _rowcount(
-        session,
-        update(ConflictRow)
-        .where(ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None))
-        .values(resolved_at=at),
-    )
-    if resolved:
-        why = f"{why}; the first of {resolved} differing object(s) is kept"
+    found = contradiction(session, uid)
+    if found is not None:
+        if not resolve_conflicts:
+            raise StudyStateError(
+                f"study {uid} cannot be analysed: {found[1]}; once a person has "
+                "looked, `sentinode studies requeue` accepts the first object"
+            )
+        _resolve(session, uid, at)
+        why = f"{why}; accepted: {found[1]}"
     study.revision += 1
     queue(session, study, why, at)
 
@@ -386,6 +403,15 @@ def _locked(session: Session, uid: StudyUid) -> StudyRow:
     if row is None:
         raise StudyNotFoundError(f"there is no study {uid}")
     return row
+
+
+def _resolve(session: Session, uid: StudyUid, at: datetime) -> None:
+    """Accept what contradicts in a study now."""
+    session.execute(
+        update(ConflictRow)
+        .where(ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None))
+        .values(resolved_at=at)
+    )
 
 
 def _found(session: Session, uid: StudyUid) -> StudyRow:

@@ -294,11 +294,26 @@ def test_a_conflict_is_entered_once_and_stays_resolved(sessions):
     conflict(sessions)
     complete(sessions)
     with sessions.begin() as session:
-        ledger.requeue(session, STUDY, LATER, "looked at")
+        ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
     conflict(sessions)
     taken = claim(sessions)
     assert taken is not None
     assert taken.contradiction is None
+
+
+def test_only_a_person_who_looked_requeues_what_contradicts(sessions):
+    receive(sessions)
+    conflict(sessions)
+    complete(sessions)
+    with (
+        sessions.begin() as session,
+        pytest.raises(StudyStateError, match="studies requeue"),
+    ):
+        ledger.requeue(session, STUDY, LATER, "a new model")
+    assert look(sessions).state is StudyState.HELD
+    with sessions.begin() as session:
+        ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
+    assert look(sessions).state is StudyState.QUEUED
 
 
 def test_another_patient_under_one_uid_is_a_patient_mismatch(sessions):
@@ -313,7 +328,7 @@ def test_two_patients_in_one_study_hold_it_even_when_requeued(sessions):
     assert complete(sessions) == []
     assert look(sessions).reason is Reason.PATIENT_MISMATCH
     with sessions.begin() as session:
-        ledger.requeue(session, STUDY, LATER, "looked at")
+        ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
     taken = claim(sessions)
     assert taken is not None
     assert taken.contradiction is not None
