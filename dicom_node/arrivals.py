@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import exists, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.completion import (
@@ -39,6 +39,9 @@ from dicom_node.tables import (
     InstanceRow,
     StudyRow,
 )
+
+CONTRADICTIONS: Final = frozenset({Reason.DUPLICATE_DIFFERS, Reason.PATIENT_MISMATCH})
+"""Reasons to hold a study that no object and no program can end, only a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ def record(
         quiet: How long each sender's studies must be quiet.
         at: The time of this call.
     """
-    first = {each.sop_instance_uid: each for each in reversed(arrivals)}
+    first: dict[SopInstanceUid, ReceivedInstance] = {}
+    for each in arrivals:
+        first.setdefault(each.sop_instance_uid, each)
     known = _studies_of_instances(session, list(first))
     strangers = [each for uid, each in first.items() if uid not in known]
     owners = {each.sop_instance_uid: each.study_uid for each in strangers} | known
@@ -85,16 +90,12 @@ def record(
     ]
     _open_studies(session, [*strangers, *misplaced], at)
     own = _own_documents(session, [each.sop_instance_uid for each in strangers])
-    inserted = insert_missing(
-        session,
-        InstanceRow,
-        [_instance_values(each, own) for each in strangers],
-        "sop_instance_uid",
-    )
+    rows = [_instance_values(each, own) for each in strangers]
+    inserted = set(insert_missing(session, InstanceRow, rows, "sop_instance_uid"))
     fresh: dict[StudyUid, list[ReceivedInstance]] = defaultdict(list)
-    for uid in inserted:
-        if uid not in own:
-            fresh[first[uid].study_uid].append(first[uid])
+    for each in strangers:
+        if each.sop_instance_uid in inserted and each.sop_instance_uid not in own:
+            fresh[each.study_uid].append(each)
     for study_uid in sorted(fresh):
         _receive(session, _locked(session, study_uid), fresh[study_uid], quiet, at)
     for each in misplaced:
@@ -149,13 +150,14 @@ def hold_conflicting(session: Session, study: StudyRow, at: datetime) -> bool:
 
 def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
     """Say why a study may not be analysed as it is, if its objects contradict."""
-    patients = session.scalar(
-        select(func.count(InstanceRow.patient_key.distinct())).where(
-            InstanceRow.study_uid == uid, InstanceRow.own.is_(False)
-        )
+    strangers = session.scalar(
+        select(func.count())
+        .select_from(InstanceRow)
+        .join(StudyRow)
+        .where(InstanceRow.study_uid == uid, names_another_patient())
     )
-    if patients is not None and patients > 1:
-        text = f"its objects name {patients} different patients"
+    if strangers:
+        text = f"{strangers} object(s) name another patient than the study's first"
         return Reason.PATIENT_MISMATCH, text
     conflicts = session.scalars(
         select(ConflictRow.patient_differs).where(
@@ -169,6 +171,55 @@ def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
         text = f"{len(conflicts)} object(s) came again under the same UID, but differ"
         return Reason.DUPLICATE_DIFFERS, text
     return None
+
+
+def accept_contradiction(session: Session, uid: StudyUid, at: datetime) -> None:
+    """Let what contradicts in a study now stand; what comes later is looked at anew."""
+    session.execute(
+        update(ConflictRow)
+        .where(ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None))
+        .values(resolved_at=at)
+    )
+    session.execute(
+        update(InstanceRow)
+        .where(
+            InstanceRow.study_uid == uid,
+            StudyRow.study_uid == uid,
+            names_another_patient(),
+        )
+        .values(accepted=True)
+    )
+
+
+def contradicts(study_uid: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a column or a value
+    """Return the condition that a study contradicts itself, or is held for that."""
+    is_held = exists().where(
+        StudyRow.study_uid == study_uid,
+        StudyRow.state == StudyState.HELD,
+        StudyRow.reason.in_(CONTRADICTIONS),
+    )
+    has_conflict = exists().where(
+        ConflictRow.study_uid == study_uid, ConflictRow.resolved_at.is_(None)
+    )
+    has_stranger = exists().where(
+        InstanceRow.study_uid == study_uid,
+        StudyRow.study_uid == study_uid,
+        names_another_patient(),
+    )
+    return is_held | has_conflict | has_stranger
+
+
+def names_another_patient() -> ColumnElement[bool]:
+    """Return the condition that an instance is not of its study's patient.
+
+    Nobody has accepted it, and it is no report of ours. The study's patient is that
+    of its first object. The rows of both must be joined.
+    """
+    return and_(
+        InstanceRow.own.is_(False),
+        InstanceRow.accepted.is_(False),
+        InstanceRow.patient_key != StudyRow.patient_key,
+    )
 
 
 def patient_of(session: Session, uid: SopInstanceUid) -> str | None:
@@ -359,6 +410,7 @@ def _instance_values(arrival: ReceivedInstance, own: set[str]) -> dict[str, Any]
         "calling_ae": arrival.calling_ae,
         "received_at": arrival.received_at,
         "own": arrival.sop_instance_uid in own,
+        "accepted": False,
     }
 
 
@@ -388,6 +440,9 @@ def _receive(
     study.quiet_until = (
         at + wait if is_new else quiet_until(standing, classes, at, wait)
     )
+    if is_new:  # a conflict may have opened the study, and its object is not in it
+        study.patient_key = arrivals[0].patient_key
+        study.calling_ae = arrivals[0].calling_ae
     study.last_received_at = at
     study.received_at = min(study.received_at, *(each.received_at for each in arrivals))
     study.instances += len(arrivals)

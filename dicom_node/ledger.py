@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from dicom_node.arrivals import (
     Association,
     Conflict,
+    accept_contradiction,
     add_event,
     carries,
     close_association,
@@ -41,7 +42,7 @@ from dicom_node.study import (
     StudyState,
     StudyUid,
 )
-from dicom_node.tables import ConflictRow, EventRow, InstanceRow, StudyRow
+from dicom_node.tables import EventRow, InstanceRow, StudyRow
 
 __all__ = [
     "Association",
@@ -180,7 +181,7 @@ def requeue(
                 f"study {uid} cannot be analysed: {found[1]}; once a person has "
                 "looked, `sentinode studies requeue` accepts the first object"
             )
-        _resolve(session, uid, at)
+        accept_contradiction(session, uid, at)
         why = f"{why}; accepted: {found[1]}"
     study.revision += 1
     queue(session, study, why, at)
@@ -403,15 +404,6 @@ def _locked(session: Session, uid: StudyUid) -> StudyRow:
     if row is None:
         raise StudyNotFoundError(f"there is no study {uid}")
     return row
-
-
-def _resolve(session: Session, uid: StudyUid, at: datetime) -> None:
-    """Accept what contradicts in a study now."""
-    session.execute(
-        update(ConflictRow)
-        .where(ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None))
-        .values(resolved_at=at)
-    )
 
 
 def _found(session: Session, uid: StudyUid) -> StudyRow:

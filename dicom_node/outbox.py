@@ -2,7 +2,7 @@
 
 Callers own the transaction; functions return values, never rows. A delivery is
 `due` until it is `sent`, or `failed` for good. Documents of a study whose objects
-contradict one another are frozen until a person has resolved that.
+contradict one another are frozen until a person has accepted them.
 """
 
 import uuid
@@ -25,11 +25,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from dicom_node.arrivals import contradicts
 from dicom_node.db import insert_missing
 from dicom_node.errors import DeliveryNotFoundError, DeliveryStateError
 from dicom_node.findings import Document
 from dicom_node.study import Peer, SopInstanceUid, StudyUid
-from dicom_node.tables import ConflictRow, DeliveryRow, DeliveryState, DocumentRow
+from dicom_node.tables import DeliveryRow, DeliveryState, DocumentRow
 
 __all__ = [
     "Delivery",
@@ -382,8 +383,7 @@ def _is_ready(at: datetime) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of a delivery that may be claimed now."""
     frozen = exists().where(
         DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid,
-        ConflictRow.study_uid == DocumentRow.study_uid,
-        ConflictRow.resolved_at.is_(None),
+        contradicts(DocumentRow.study_uid),
     )
     return (
         DeliveryRow.state == DeliveryState.DUE,

@@ -62,7 +62,10 @@ class StudyRow(Base):
 
 
 class InstanceRow(Base):
-    """One stored instance; `own` marks a report of ours that came back."""
+    """One stored instance; `own` marks a report of ours that came back.
+
+    `accepted` says that a person took it although it names another patient.
+    """
 
     __tablename__ = "instance"
 
@@ -78,6 +81,7 @@ class InstanceRow(Base):
     calling_ae: Mapped[str] = mapped_column(AE_TITLE)
     received_at: Mapped[datetime]
     own: Mapped[bool]
+    accepted: Mapped[bool]
 
 
 class ConflictRow(Base):

@@ -202,6 +202,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
         sa.Column("calling_ae", sa.String(length=16), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("own", sa.Boolean(), nullable=False),
+        sa.Column("accepted", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["study_uid"], ["study.study_uid"], name=op.f("fk_instance_study_uid")
         ),

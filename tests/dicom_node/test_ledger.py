@@ -267,20 +267,53 @@ def test_differing_objects_under_one_uid_hold_the_study(sessions):
     assert (study.state, study.reason) == (StudyState.HELD, Reason.DUPLICATE_DIFFERS)
 
 
+def enqueued(sessions, path):
+    document = Document("SR", SR, SopInstanceUid("1.9"), "0" * 64, b"report")
+    with sessions.begin() as session:
+        outbox.enqueue(
+            session, STUDY, "r1", [(document, path)], [Peer("P", "h", 1)], T0
+        )
+
+
+def is_frozen(sessions):
+    with sessions.begin() as session:
+        due = outbox.due(session, LATER, LEASE, 9)
+        taken = outbox.claim(session, "r1", "P@h:1", LEASE, LATER)
+    assert bool(due) == bool(taken)
+    return not due
+
+
 def test_a_conflict_after_the_result_holds_the_study_and_freezes_deliveries(
     sessions, tmp_path
 ):
     analyzed(sessions)
-    document = Document("SR", SR, SopInstanceUid("1.9"), "0" * 64, b"report")
-    with sessions.begin() as session:
-        outbox.enqueue(
-            session, STUDY, "r1", [(document, tmp_path)], [Peer("P", "h", 1)], T0
-        )
+    enqueued(sessions, tmp_path)
     conflict(sessions)
-    with sessions.begin() as session:
-        assert outbox.due(session, LATER, LEASE, 9) == []
-        assert outbox.claim(session, "r1", "P@h:1", LEASE, LATER) == []
+    assert is_frozen(sessions)
     assert look(sessions).state is StudyState.HELD
+
+
+def test_another_patient_after_the_result_freezes_deliveries_until_accepted(
+    sessions, tmp_path
+):
+    analyzed(sessions)
+    enqueued(sessions, tmp_path)
+    receive(sessions, arrival(2, patient_key="b" * 64), at=LATER)
+    assert is_frozen(sessions)
+    complete(sessions, LATER + QUIET.default)
+    assert is_frozen(sessions)
+    with sessions.begin() as session:
+        ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
+    assert not is_frozen(sessions)
+
+
+@pytest.mark.parametrize("reason", [Reason.PATIENT_MISMATCH, Reason.DUPLICATE_DIFFERS])
+def test_a_study_held_for_a_contradiction_freezes_deliveries(
+    sessions, tmp_path, reason
+):
+    held(sessions, reason)
+    enqueued(sessions, tmp_path)
+    assert is_frozen(sessions)
 
 
 def test_a_conflict_takes_the_study_from_its_worker(sessions):
@@ -323,7 +356,7 @@ def test_another_patient_under_one_uid_is_a_patient_mismatch(sessions):
     assert look(sessions).reason is Reason.PATIENT_MISMATCH
 
 
-def test_two_patients_in_one_study_hold_it_even_when_requeued(sessions):
+def test_two_patients_in_one_study_are_analysed_once_a_person_accepts_them(sessions):
     receive(sessions, arrival(1), arrival(2, patient_key="b" * 64))
     assert complete(sessions) == []
     assert look(sessions).reason is Reason.PATIENT_MISMATCH
@@ -331,8 +364,30 @@ def test_two_patients_in_one_study_hold_it_even_when_requeued(sessions):
         ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
     taken = claim(sessions)
     assert taken is not None
-    assert taken.contradiction is not None
-    assert taken.contradiction[0] is Reason.PATIENT_MISMATCH
+    assert taken.contradiction is None
+    assert len(taken.instances) == 2
+
+
+def test_another_object_of_another_patient_contradicts_anew(sessions):
+    receive(sessions, arrival(1), arrival(2, patient_key="b" * 64))
+    complete(sessions)
+    with sessions.begin() as session:
+        ledger.requeue(session, STUDY, LATER, "looked at", resolve_conflicts=True)
+    receive(sessions, arrival(3), at=LATER)
+    after = LATER + QUIET.default
+    assert complete(sessions, after) == [STUDY]
+    receive(sessions, arrival(4, patient_key="b" * 64), at=after)
+    assert complete(sessions, after + QUIET.default) == []
+    assert look(sessions).reason is Reason.PATIENT_MISMATCH
+
+
+def test_a_study_that_a_conflict_opened_takes_the_patient_of_its_own_objects(sessions):
+    other = StudyUid("9.9")
+    receive(sessions, arrival(1))
+    stray = arrival(1, study_uid=other, sha256="b" * 64, patient_key="b" * 64)
+    receive(sessions, stray)
+    receive(sessions, arrival(2, study_uid=other, patient_key="c" * 64))
+    assert look(sessions, other).patient_key == "c" * 64
 
 
 def test_a_study_that_contradicts_itself_is_not_completed_by_hand(sessions):
