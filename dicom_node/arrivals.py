@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.completion import (
@@ -24,6 +24,7 @@ from dicom_node.completion import (
 )
 from dicom_node.db import insert_missing
 from dicom_node.study import (
+    Patient,
     Reason,
     ReceivedInstance,
     SopInstanceUid,
@@ -53,10 +54,21 @@ class Conflict:
 
 
 def patient_key(secret: bytes, issuer: str, patient_id: str) -> str:
-    """Return the keyed hash that stands for a patient: HMAC-SHA-256, hex.
+    """Return the keyed hash that stands for a Patient ID: HMAC-SHA-256, hex.
 
-    Leading and trailing spaces do not count, as the Standard has it for LO.
+    Leading and trailing spaces do not count, as the Standard has it for LO. The
+    issuer does not count either: many objects of a study do not repeat it.
     """
+    del issuer
+    return _keyed_hash(secret, "", patient_id)
+
+
+def issuer_key(secret: bytes, issuer: str, patient_id: str) -> str | None:
+    """Return the keyed hash of issuer and Patient ID, None without an issuer."""
+    return _keyed_hash(secret, issuer, patient_id) if issuer.strip() else None
+
+
+def _keyed_hash(secret: bytes, issuer: str, patient_id: str) -> str:
     message = f"{issuer.strip()}\0{patient_id.strip()}".encode()
     return hmac.digest(secret, message, "sha256").hex()
 
@@ -218,15 +230,17 @@ def names_another_patient() -> ColumnElement[bool]:
     return and_(
         InstanceRow.own.is_(False),
         InstanceRow.accepted.is_(False),
-        InstanceRow.patient_key != StudyRow.patient_key,
+        or_(
+            InstanceRow.patient_key != StudyRow.patient_key,
+            InstanceRow.issuer_key != StudyRow.issuer_key,  # NULL differs from none
+        ),
     )
 
 
-def patient_of(session: Session, uid: SopInstanceUid) -> str | None:
-    """Return the patient key of an instance, None when it is not entered."""
-    return session.scalar(
-        select(InstanceRow.patient_key).where(InstanceRow.sop_instance_uid == uid)
-    )
+def patient_of(session: Session, uid: SopInstanceUid) -> Patient | None:
+    """Return who an instance is of, None when it is not entered."""
+    row = session.get(InstanceRow, uid)
+    return None if row is None else Patient(row.patient_key, row.issuer_key)
 
 
 def paths(session: Session) -> set[str]:
@@ -386,6 +400,7 @@ def _study_values(arrival: ReceivedInstance, at: datetime) -> dict[str, Any]:
         "study_uid": arrival.study_uid,
         "state": StudyState.RECEIVING,
         "patient_key": arrival.patient_key,
+        "issuer_key": arrival.issuer_key,
         "calling_ae": arrival.calling_ae,
         "received_at": arrival.received_at,
         "last_received_at": at,
@@ -407,6 +422,7 @@ def _instance_values(arrival: ReceivedInstance, own: set[str]) -> dict[str, Any]
         "size": arrival.size,
         "sha256": arrival.sha256,
         "patient_key": arrival.patient_key,
+        "issuer_key": arrival.issuer_key,
         "calling_ae": arrival.calling_ae,
         "received_at": arrival.received_at,
         "own": arrival.sop_instance_uid in own,
@@ -442,7 +458,11 @@ def _receive(
     )
     if is_new:  # a conflict may have opened the study, and its object is not in it
         study.patient_key = arrivals[0].patient_key
+        study.issuer_key = arrivals[0].issuer_key
         study.calling_ae = arrivals[0].calling_ae
+    for each in arrivals:
+        if study.issuer_key is None and each.patient_key == study.patient_key:
+            study.issuer_key = each.issuer_key
     study.last_received_at = at
     study.received_at = min(study.received_at, *(each.received_at for each in arrivals))
     study.instances += len(arrivals)

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from dicom_node.errors import PermanentError, SpoolFullError, UnreadableObjectError
 from dicom_node.header import Header, read_header
-from dicom_node.ledger import Conflict, patient_key
+from dicom_node.ledger import Conflict, issuer_key, patient_key
 from dicom_node.part10 import read_meta
 from dicom_node.spool import Encoded, Outcome, Spool, SpooledFile
 from dicom_node.study import (
@@ -89,7 +89,7 @@ class Intake:
         if file.outcome is Outcome.SAME:
             return first
         second = self.rebuild(self.spool.quarantine(encoded).path)
-        return Conflict(second, first.patient_key != second.patient_key)
+        return Conflict(second, first.patient.differs(second.patient))
 
     def rebuild(self, path: Path) -> ReceivedInstance:
         """Describe an instance or a quarantined object from its file alone.
@@ -129,6 +129,7 @@ class Intake:
             patient_key=patient_key(self.secret, header.issuer, header.patient_id),
             calling_ae=calling_ae,
             received_at=file.received_at,
+            issuer_key=issuer_key(self.secret, header.issuer, header.patient_id),
         )
 
 

@@ -25,6 +25,7 @@ from dicom_node.arrivals import (
     close_stale,
     complete_due,
     contradiction,
+    issuer_key,
     open_association,
     paths,
     patient_key,
@@ -65,6 +66,7 @@ __all__ = [
     "give_back",
     "instance",
     "instances",
+    "issuer_key",
     "note",
     "open_association",
     "paths",
@@ -95,6 +97,7 @@ class Claim:
     attempts: int
     calling_ae: str
     patient_key: str
+    issuer_key: str | None
     instances: tuple[StoredInstance, ...]
     contradiction: tuple[Reason, str] | None
     received_at: datetime
@@ -111,6 +114,7 @@ class StudyRecord:
     reason: Reason | None
     detail: str | None
     patient_key: str
+    issuer_key: str | None
     calling_ae: str
     received_at: datetime
     last_received_at: datetime
@@ -246,6 +250,7 @@ def claim(
         attempts=study.attempts,
         calling_ae=study.calling_ae,
         patient_key=study.patient_key,
+        issuer_key=study.issuer_key,
         instances=tuple(instances(session, uid)),
         contradiction=contradiction(session, uid),
         received_at=study.received_at,
@@ -463,6 +468,7 @@ def _record(row: StudyRow) -> StudyRecord:
         reason=row.reason,
         detail=row.detail,
         patient_key=row.patient_key,
+        issuer_key=row.issuer_key,
         calling_ae=row.calling_ae,
         received_at=row.received_at,
         last_received_at=row.last_received_at,

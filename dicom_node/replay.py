@@ -48,7 +48,7 @@ def recover(
     with sessions.begin() as session:
         for each in quarantined:
             first = ledger.patient_of(session, each.sop_instance_uid)
-            differs = first is not None and first != each.patient_key
+            differs = first is not None and first.differs(each.patient)
             ledger.record_conflict(session, Conflict(each, differs), clock())
         ledger.close_stale(session, listener, clock())
     if entries:

@@ -89,12 +89,31 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Patient:
+    """Who an object is of, as keyed hashes: of the ID alone, and of issuer and ID.
+
+    `issuer_key` is None when the object names no issuer.
+    """
+
+    key: str
+    issuer_key: str | None
+
+    def differs(self, other: "Patient") -> bool:
+        """Say whether two objects cannot be of one patient."""
+        if self.key != other.key:
+            return True
+        issuers = {self.issuer_key, other.issuer_key}
+        return None not in issuers and len(issuers) > 1
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedInstance:
     """One durable instance, as the listener hands it to the ledger.
 
     All of it can be read back from the file alone, so a lost row can be rebuilt.
     `path` is relative to the spool; `sha256` covers the encoded data set without
-    file meta information; `patient_key` is a keyed hash, never the Patient ID.
+    file meta information; `patient_key` is a keyed hash of the Patient ID, never the
+    ID, and `issuer_key` one of issuer and ID, when there is an issuer.
     """
 
     study_uid: StudyUid
@@ -108,6 +127,12 @@ class ReceivedInstance:
     patient_key: str
     calling_ae: str
     received_at: datetime
+    issuer_key: str | None = None
+
+    @property
+    def patient(self) -> Patient:
+        """Who the instance is of."""
+        return Patient(self.patient_key, self.issuer_key)
 
 
 @dataclass(frozen=True, slots=True)

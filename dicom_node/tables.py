@@ -1,6 +1,7 @@
 """Rows of the ledger and the outbox; they never leave those two modules.
 
-No column holds a patient's name, ID or birth date: `patient_key` is a keyed hash.
+No column holds a patient's name, ID or birth date: `patient_key` is a keyed hash of
+the Patient ID, `issuer_key` one of issuer and Patient ID where an issuer is named.
 """
 
 from datetime import datetime
@@ -47,6 +48,7 @@ class StudyRow(Base):
     reason: Mapped[Reason | None]
     detail: Mapped[str | None] = mapped_column(Text)
     patient_key: Mapped[str] = mapped_column(KEY, index=True)
+    issuer_key: Mapped[str | None] = mapped_column(KEY)
     calling_ae: Mapped[str] = mapped_column(AE_TITLE)
     received_at: Mapped[datetime]
     last_received_at: Mapped[datetime]
@@ -78,6 +80,7 @@ class InstanceRow(Base):
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(KEY)
     patient_key: Mapped[str] = mapped_column(KEY)
+    issuer_key: Mapped[str | None] = mapped_column(KEY)
     calling_ae: Mapped[str] = mapped_column(AE_TITLE)
     received_at: Mapped[datetime]
     own: Mapped[bool]

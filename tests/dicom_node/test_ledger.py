@@ -381,6 +381,21 @@ def test_another_object_of_another_patient_contradicts_anew(sessions):
     assert look(sessions).reason is Reason.PATIENT_MISMATCH
 
 
+@pytest.mark.parametrize("issuers", [("i" * 64, None), (None, "i" * 64), (None, None)])
+def test_an_object_without_an_issuer_is_of_the_same_patient(sessions, issuers):
+    numbered = enumerate(issuers, start=1)
+    receive(sessions, *(arrival(n, issuer_key=issuer) for n, issuer in numbered))
+    assert complete(sessions) == [STUDY]
+    assert look(sessions).issuer_key == (issuers[0] or issuers[1])
+
+
+def test_the_same_id_of_two_issuers_is_a_patient_mismatch(sessions):
+    receive(sessions, arrival(1), arrival(2, issuer_key="i" * 64))
+    receive(sessions, arrival(3, issuer_key="j" * 64))
+    assert complete(sessions) == []
+    assert look(sessions).reason is Reason.PATIENT_MISMATCH
+
+
 def test_a_study_that_a_conflict_opened_takes_the_patient_of_its_own_objects(sessions):
     other = StudyUid("9.9")
     receive(sessions, arrival(1))
@@ -555,13 +570,26 @@ def test_times_come_back_aware_on_every_database(sessions):
     assert look(sessions).received_at.utcoffset() == timedelta(0)
 
 
-def test_a_patient_key_depends_on_issuer_id_and_secret_but_not_on_padding():
+def test_a_patient_key_depends_on_id_and_secret_but_not_on_padding_or_issuer():
     key = ledger.patient_key(b"secret", "HOSPITAL", "4711")
-    assert key == ledger.patient_key(b"secret", "HOSPITAL ", " 4711 ")
+    assert key == ledger.patient_key(b"secret", "", " 4711 ")
     others = {
-        ledger.patient_key(b"secret", "", "4711"),
         ledger.patient_key(b"secret", "HOSPITAL", "4712"),
         ledger.patient_key(b"another", "HOSPITAL", "4711"),
     }
     assert key not in others
-    assert len(others) == 3
+    assert len(others) == 2
+
+
+def test_an_issuer_key_depends_on_issuer_id_and_secret():
+    key = ledger.issuer_key(b"secret", "HOSPITAL", "4711")
+    assert key == ledger.issuer_key(b"secret", "HOSPITAL ", " 4711 ")
+    others = {
+        ledger.patient_key(b"secret", "HOSPITAL", "4711"),
+        ledger.issuer_key(b"secret", "CLINIC", "4711"),
+        ledger.issuer_key(b"secret", "HOSPITAL", "4712"),
+        ledger.issuer_key(b"another", "HOSPITAL", "4711"),
+    }
+    assert key not in others
+    assert len(others) == 4
+    assert ledger.issuer_key(b"secret", " ", "4711") is None

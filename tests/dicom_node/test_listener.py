@@ -253,8 +253,9 @@ def test_an_association_that_breaks_off_holds_up_nothing(listener, sessions):
 def test_the_patient_is_a_keyed_hash_in_the_ledger(listener, settings, sessions):
     store_all(listener.port, dataset(1, IssuerOfPatientID="HOSPITAL"))
     secret = patient_secret(settings)
-    expected = ledger.patient_key(secret, "HOSPITAL", "MARKER-PID")
-    assert look(sessions).patient_key == expected
+    study = look(sessions)
+    assert study.patient_key == ledger.patient_key(secret, "", "MARKER-PID")
+    assert study.issuer_key == ledger.issuer_key(secret, "HOSPITAL", "MARKER-PID")
 
 
 @both_databases
@@ -290,6 +291,7 @@ def test_an_identical_resend_is_success_and_changes_nothing(
     ("change", "reason"),
     [
         ({"Rows": 63}, Reason.DUPLICATE_DIFFERS),
+        ({"IssuerOfPatientID": "HOSPITAL"}, Reason.DUPLICATE_DIFFERS),
         ({"PatientID": "SOMEBODY ELSE"}, Reason.PATIENT_MISMATCH),
     ],
 )
