@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -60,6 +61,10 @@ DOCUMENT_CLASSES: Final = frozenset(
 MAX_SKEW: Final = 1e-2
 """Departure of direction cosines from unit length and a right angle."""
 
+DAY_S: Final = 86_400
+DATES: Final = ("AcquisitionDate", "SeriesDate", "ContentDate", "StudyDate")
+"""What dates an AcquisitionTime, the most direct first."""
+
 CLOCK_PATTERN: Final = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d{1,6})?)", re.ASCII)
 
 
@@ -69,8 +74,9 @@ class MrImage:
 
     `frame` counts from 1. `spacing` is (between rows, between columns) in mm.
     `position` is the centre of the first pixel, `orientation` the directions of a
-    row and of a column, in the patient's coordinates (LPS, mm). `acquired` counts
-    seconds since midnight, `trigger_time` milliseconds.
+    row and of a column, in the patient's coordinates (LPS, mm). `acquired` is an
+    instant in seconds, `clock` counts seconds since midnight and needs no date;
+    `trigger_time` is in milliseconds.
     """
 
     sop_instance_uid: SopInstanceUid
@@ -90,6 +96,7 @@ class MrImage:
     acquisition_number: int | None = None
     temporal_position: int | None = None
     acquired: float | None = None
+    clock: float | None = None
     trigger_time: float | None = None
     repetition_time: float | None = None
     echo_time: float | None = None
@@ -184,6 +191,7 @@ def _image(dataset: Dataset, path: Path, frame: int) -> MrImage:
         temporal_position=number(flat, "TemporalPositionIndex")
         or number(flat, "TemporalPositionIdentifier"),
         acquired=_acquired(flat),
+        clock=_clock(flat),
         trigger_time=real(flat, "TriggerTime"),
         repetition_time=real(flat, "RepetitionTime"),
         echo_time=real(flat, "EffectiveEchoTime") or real(flat, "EchoTime"),
@@ -216,15 +224,31 @@ def _orientation(flat: Dataset) -> tuple[float, ...] | None:
     return values
 
 
-def _acquired(flat: Dataset) -> float | None:
-    """Return seconds since midnight; midnight itself within a study is ignored."""
-    clock = text(flat, "FrameAcquisitionDateTime") or text(flat, "AcquisitionDateTime")
-    clock = clock[8:] if clock else text(flat, "AcquisitionTime")
-    match = CLOCK_PATTERN.match(clock)
+def _clock(flat: Dataset) -> float | None:
+    """Return the seconds since midnight at which a frame was acquired."""
+    match = CLOCK_PATTERN.match(_date_and_time(flat)[1])
     if match is None:
         return None
     hours, minutes, seconds = match.groups()
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _acquired(flat: Dataset) -> float | None:
+    """Return when a frame was acquired, in seconds since the first of January 1."""
+    clock = _clock(flat)
+    try:
+        day = datetime.strptime(_date_and_time(flat)[0], "%Y%m%d")  # noqa: DTZ007 - a date
+    except ValueError:
+        return None
+    return None if clock is None else (day.toordinal() - 1) * DAY_S + clock
+
+
+def _date_and_time(flat: Dataset) -> tuple[str, str]:
+    both = text(flat, "FrameAcquisitionDateTime") or text(flat, "AcquisitionDateTime")
+    if both:
+        return both[:8], both[8:]
+    dates = (text(flat, keyword) for keyword in DATES)
+    return next((date for date in dates if date), ""), text(flat, "AcquisitionTime")
 
 
 def _laterality(flat: Dataset) -> Laterality | None:

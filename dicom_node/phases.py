@@ -150,8 +150,11 @@ def _in_order(images: Sequence[MrImage]) -> tuple[MrImage, ...]:
     for read in ORDER:
         found = {read(image): image for image in images}
         known = {key: one for key, one in found.items() if key is not None}
-        if len(known) == len(images):
-            return tuple(known[key] for key in sorted(known))
+        if len(known) < len(images):
+            continue
+        if read in TIMES and max(known) - min(known) > MAX_SPAN_S:
+            continue
+        return tuple(known[key] for key in sorted(known))
     raise StudyHeldError(
         Reason.PHASE_AMBIGUOUS,
         f"{len(images)} images at the marked position could be phases, and neither "
@@ -159,14 +162,26 @@ def _in_order(images: Sequence[MrImage]) -> tuple[MrImage, ...]:
     )
 
 
+def _acquired(image: MrImage) -> float | None:
+    return image.acquired
+
+
+def _clock(image: MrImage) -> float | None:
+    return image.clock
+
+
+TIMES: Final = (_acquired, _clock)
 ORDER: Final[tuple[Callable[[MrImage], float | None], ...]] = (
     lambda image: image.temporal_position,
-    lambda image: image.acquired,
+    *TIMES,
     lambda image: image.trigger_time,
     lambda image: image.acquisition_number,
     lambda image: image.series_number,
 )
 """What tells the order of phases, the most direct first."""
+
+MAX_SPAN_S: Final = 12 * 3600
+"""Phases follow within minutes: times further apart passed midnight undated."""
 
 
 def _distance(image: MrImage, other: MrImage) -> float | None:

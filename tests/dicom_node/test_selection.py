@@ -90,6 +90,59 @@ def test_what_tells_time_goes_before_the_numbers(choose, keyword, values):
     assert one.sop_instance_uid == images[2].SOPInstanceUID
 
 
+AROUND_MIDNIGHT = [
+    ("20260304", "235800"),
+    ("20260304", "235930"),
+    ("20260305", "000100"),
+]
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("form", ["one", "two", "series"])
+def test_phases_that_cross_midnight_keep_their_order(choose, form, place):
+    images = dynamic_series(phases=3, slices=1)[::-1]  # the numbers would mislead
+    for image, (day, clock) in zip(images, AROUND_MIDNIGHT, strict=True):
+        if form == "one":
+            image.AcquisitionDateTime = day + clock
+        else:
+            setattr(
+                image, f"{'Series' if form == 'series' else 'Acquisition'}Date", day
+            )
+            image.AcquisitionTime = clock
+    phase = ["pre", "post-1", "post-2"][place]
+    (one,) = choose(images, [sr_rectangle(images[0])], phase)
+    assert one.sop_instance_uid == images[place].SOPInstanceUID
+
+
+@pytest.mark.parametrize("day", [None, "20260304"])
+def test_times_of_one_day_that_must_have_crossed_midnight_give_way_to_numbers(
+    choose, day
+):
+    images = dynamic_series(phases=3, slices=1)
+    for image, (_, clock) in zip(images, AROUND_MIDNIGHT, strict=True):
+        image.StudyDate, image.AcquisitionTime = day, clock
+    (one,) = choose(images, [sr_rectangle(images[2])], "pre")
+    assert one.sop_instance_uid == images[0].SOPInstanceUID
+
+
+def test_times_that_crossed_midnight_alone_are_a_matter_for_a_person(choose):
+    images = dynamic_series(phases=3, slices=1)
+    for image, (_, clock) in zip(images, AROUND_MIDNIGHT, strict=True):
+        image.AcquisitionTime = clock
+        image.StudyDate = image.AcquisitionNumber = image.SeriesNumber = None
+    problem = held(choose, images, [sr_rectangle(images[2])])
+    assert problem.reason is Reason.PHASE_AMBIGUOUS
+
+
+def test_dates_that_differ_by_processing_do_not_order_phases(choose):
+    images = dynamic_series(phases=3, slices=1)
+    days, clocks = ["20260306", "20260305", "20260304"], ["100100", "100200", "100300"]
+    for image, day, clock in zip(images, days, clocks, strict=True):
+        image.ContentDate, image.AcquisitionTime = day, clock
+    (one,) = choose(images, [sr_rectangle(images[2])], "pre")
+    assert one.sop_instance_uid == images[0].SOPInstanceUID
+
+
 def test_phases_may_lie_in_one_series(choose):
     images = [
         mr_slice(position=(20.0, -60.0, z), acquisition_number=1 + phase)
