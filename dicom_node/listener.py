@@ -19,8 +19,9 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association as Connection
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
+from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
 from dicom_node import contexts, replay
 from dicom_node.admission import Admission
@@ -56,6 +57,14 @@ REJECTED_PERMANENT: Final = 0x01
 BY_SERVICE_USER: Final = 0x01
 CALLING_AE_NOT_RECOGNISED: Final = 0x03
 
+MARGIN_BYTES: Final = 2**20
+"""What a message may have beside its instance, and a PDU beside its data."""
+
+LAST_FRAGMENT: Final = 0b10
+"""In the control header of a fragment: the command or data set ends (PS3.8 E.2)."""
+
+INVALID_PDU: Final = "Evt19"
+
 # pynetdicom logs data sets and PDUs unless told not to; both carry patients' data.
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -78,6 +87,38 @@ class Stores:
     kept: int = 0
     refused: int = 0
     closed: bool = False
+
+
+class Inflow:
+    """Counts the message that comes in over one association, and ends a long one.
+
+    pynetdicom gathers a message in memory and asks nobody before it is complete.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._received = 0
+        self._ended = False
+
+    def count(self, event: Event) -> None:
+        """Count a PDU that came, in the thread that reads them."""
+        if not isinstance(event.pdu, P_DATA_TF):
+            return
+        for item in event.pdu.presentation_data_value_items:
+            fragment = item.presentation_data_value or b""
+            self._received += len(fragment)
+            if self._received > self._max_bytes and not self._ended:
+                self._end(event.assoc)
+            if fragment[:1] and fragment[0] & LAST_FRAGMENT:
+                self._received = 0
+        if self._ended:
+            event.pdu.presentation_data_value_items.clear()
+
+    def _end(self, connection: Connection) -> None:
+        self._ended = True
+        extra = {"calling_ae": _calling_ae(connection), "max_bytes": self._max_bytes}
+        log.warning("association aborted: the message is too long", extra=extra)
+        connection.dul.event_queue.put(INVALID_PDU)  # it answers with A-ABORT
 
 
 class Listener:
@@ -167,7 +208,7 @@ class Listener:
             (settings.host, settings.port),
             block=False,
             evt_handlers=[
-                (evt.EVT_CONN_OPEN, _on_connection),
+                (evt.EVT_CONN_OPEN, self._on_connection),
                 (evt.EVT_REQUESTED, self._on_request),
                 (evt.EVT_ESTABLISHED, self._on_established),
                 (evt.EVT_C_STORE, self.handle_store),
@@ -181,6 +222,15 @@ class Listener:
         listening = cast("socket.socket", running.socket)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return running
+
+    def _on_connection(self, event: Event) -> None:
+        """Bound what comes; let the process end although a caller says nothing."""
+        settings = self._settings
+        event.assoc.daemon = True
+        event.assoc.dul.daemon = True
+        _bound_pdus(event.assoc, settings.max_pdu + MARGIN_BYTES)
+        inflow = Inflow(settings.max_instance_bytes + MARGIN_BYTES)
+        event.assoc.bind(evt.EVT_PDU_RECV, inflow.count)
 
     def _on_request(self, event: Event) -> None:
         """Reject a caller that is not admitted, before anything is negotiated."""
@@ -281,10 +331,18 @@ class Listener:
         stores.carried.add(instance.study_uid)
 
 
-def _on_connection(event: Event) -> None:
-    """Let the process end although a caller connected and then said nothing."""
-    event.assoc.daemon = True
-    event.assoc.dul.daemon = True
+def _bound_pdus(connection: Connection, max_bytes: int) -> None:
+    """Hang up on a PDU that is far longer than negotiated, before it is read."""
+    transport = cast("AssociationSocket", connection.dul.socket)
+    receive = transport.recv
+
+    def bounded(nr_bytes: int) -> bytearray:
+        if nr_bytes > max_bytes:
+            log.warning("connection closed: the PDU is too long")
+            raise ConnectionError("the PDU is too long")
+        return receive(nr_bytes)
+
+    transport.recv = bounded  # type: ignore[method-assign] # no event comes that early
 
 
 def _request(event: Event, stores: Stores) -> StoreRequest:

@@ -419,6 +419,37 @@ def test_an_instance_that_is_too_large_is_out_of_resources(settings, sessions):
     started.stop()
 
 
+def test_a_message_that_grows_too_long_is_ended_while_it_arrives(
+    settings, sessions, caplog
+):
+    started = listen(settings, sessions, max_instance_bytes=10_000, max_pdu=16_384)
+    association = associate(started.port)
+    assert store(association, *(dataset(n) for n in range(1, 4))) == [0x0000] * 3
+    endless = dataset(9, PixelData=bytes(8 * 2**20))
+    answer = association.send_c_store(endless)
+    assert "Status" not in answer
+    wait_until(lambda: association.is_aborted)
+    wait_until(lambda: open_associations(sessions) == 0)
+    assert "the message is too long" in caplog.text
+    assert len(stored_uids(sessions)) == 3
+    assert store_all(started.port, dataset(5)) == [0x0000]
+    started.stop()
+
+
+def test_many_messages_on_an_association_may_be_longer_than_one(settings, sessions):
+    started = listen(settings, sessions, max_instance_bytes=2**19)
+    large = [dataset(n, PixelData=bytes([n]) * 2**18) for n in range(12)]
+    assert store_all(started.port, *large) == [0x0000] * 12
+    started.stop()
+
+
+def test_a_pdu_that_claims_gigabytes_is_not_awaited(listener):
+    with socket.create_connection(("127.0.0.1", listener.port), 10) as caller:
+        caller.sendall(b"\x01\x00\xff\xff\xff\xff")
+        caller.settimeout(10)
+        assert caller.recv(1) == b""
+
+
 def rename(sessions, old: str, new: str) -> None:
     with sessions.begin() as session:
         session.execute(sa.text(f"ALTER TABLE {old} RENAME TO {new}"))
