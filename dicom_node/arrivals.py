@@ -290,13 +290,15 @@ def close_association(session: Session, association_id: str, at: datetime) -> No
     )
 
 
-def close_stale(session: Session, listener: str, at: datetime) -> None:
-    """Close what a dead process of this listener left open."""
-    session.execute(
-        update(AssociationRow)
-        .where(AssociationRow.listener == listener, AssociationRow.closed_at.is_(None))
-        .values(closed_at=at)
-    )
+def close_stale(session: Session, listener: str | None, at: datetime) -> None:
+    """Close what a dead process of this listener left open; with None, of any.
+
+    Call it only when every durable file has its row.
+    """
+    statement = update(AssociationRow).where(AssociationRow.closed_at.is_(None))
+    if listener is not None:
+        statement = statement.where(AssociationRow.listener == listener)
+    session.execute(statement.values(closed_at=at))
 
 
 def complete_due(session: Session, at: datetime, limit: int = 100) -> list[StudyUid]:

@@ -167,9 +167,8 @@ class Listener:
             settings.min_free_bytes,
             settings.max_instance_bytes,
         )
-        replay.recover(
-            self._intake, self._sessions, self._quiet, self.name, self._clock
-        )
+        dead = None if settings.heir_of_all else self.name
+        replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
         self._recorder.start()
         self._server = self._listen()
         log.info("listening", extra={"aet": settings.aet, "port": self.port})

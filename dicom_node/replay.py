@@ -28,9 +28,20 @@ PARTIAL_AGE: Final = timedelta(minutes=1)
 
 
 def recover(
-    intake: Intake, sessions: Sessions, quiet: QuietPeriods, listener: str, clock: Clock
+    intake: Intake,
+    sessions: Sessions,
+    quiet: QuietPeriods,
+    listener: str | None,
+    clock: Clock,
 ) -> int:
     """Make ledger and spool agree; return how many rows were missing.
+
+    Args:
+        intake: Describes files.
+        sessions: Writing sessions.
+        quiet: How long each sender's studies must be quiet.
+        listener: Whose associations end, after all rows are there; None: everyone's.
+        clock: Tells the time.
 
     Raises:
         SQLAlchemyError: The database does not answer.

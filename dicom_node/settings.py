@@ -141,6 +141,8 @@ class NodeSettings(BaseSettings):
     complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
+    `heir_of_all` says that no other listener writes to this database: at its start
+    this one ends the associations that any earlier one left open.
     """
 
     model_config = SettingsConfigDict(
@@ -166,6 +168,7 @@ class NodeSettings(BaseSettings):
     max_pdu: int = Field(default=262_144, ge=4096)
     max_instance_bytes: int = Field(default=2**30, ge=1)
     min_free_bytes: int = Field(default=2**30, ge=0)
+    heir_of_all: bool = False
     patient_key_secret: SecretStr | None = Field(
         default=None, min_length=MIN_SECRET_LENGTH
     )

@@ -215,6 +215,14 @@ def test_associations_of_a_dead_listener_are_closed_by_its_heir(sessions):
     assert complete(sessions) == [STUDY]
 
 
+def test_an_heir_of_all_closes_the_associations_of_every_listener(sessions):
+    receive(sessions)
+    connect(sessions)
+    with sessions.begin() as session:
+        ledger.close_stale(session, None, T0)
+    assert complete(sessions) == [STUDY]
+
+
 def test_an_association_that_brings_nothing_more_does_not_hold_a_study_for_ever(
     sessions,
 ):

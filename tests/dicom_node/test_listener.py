@@ -19,6 +19,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node import db, ledger
+from dicom_node.ledger import Association
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load, patient_secret
 from dicom_node.spool import QUARANTINE, Encoded, Spool
@@ -565,6 +566,18 @@ def test_a_row_rebuilt_from_its_file_is_the_row_that_was_lost(settings, sessions
     with sessions.begin() as session:
         after = session.execute(instances).all(), session.execute(conflicts).all()
     assert after == before
+
+
+@pytest.mark.parametrize(("heir_of_all", "left"), [(False, 1), (True, 0)])
+def test_what_a_listener_of_another_name_left_open_is_ended_by_the_heir_of_all(
+    settings, sessions, heir_of_all, left
+):
+    with sessions.begin() as session:
+        dead = Association("a1", "SENTINODE@gone:104", CALLER, "127.0.0.1")
+        ledger.open_association(session, dead, db.now())
+    started = listen(settings, sessions, heir_of_all=heir_of_all)
+    assert open_associations(sessions) == left
+    started.stop()
 
 
 def test_a_damaged_file_does_not_keep_the_listener_from_starting(settings, sessions):
