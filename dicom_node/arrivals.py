@@ -7,7 +7,7 @@ exist are left alone, and a study's row is locked while its state is decided.
 
 import hmac
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -82,8 +82,8 @@ def record(
     """Enter received instances; new ones open or re-open their studies.
 
     An instance that is entered already changes nothing. One of our own reports is
-    entered, but re-opens nothing. A SOP Instance UID that another study holds is a
-    conflict of the study that came second.
+    entered under the study that it reports on, but opens and re-opens nothing. A SOP
+    Instance UID that another study holds is a conflict of the study that came second.
 
     Args:
         session: A writing session; commit makes the instances part of the ledger.
@@ -94,19 +94,23 @@ def record(
     first: dict[SopInstanceUid, ReceivedInstance] = {}
     for each in arrivals:
         first.setdefault(each.sop_instance_uid, each)
+    own = _own_documents(session, list(first))
     known = _studies_of_instances(session, list(first))
     strangers = [each for uid, each in first.items() if uid not in known]
-    owners = {each.sop_instance_uid: each.study_uid for each in strangers} | known
+    owners = {uid: each.study_uid for uid, each in first.items()} | known
     misplaced = [
-        each for each in arrivals if owners[each.sop_instance_uid] != each.study_uid
+        each
+        for each in arrivals
+        if each.sop_instance_uid not in own
+        and owners[each.sop_instance_uid] != each.study_uid
     ]
-    _open_studies(session, [*strangers, *misplaced], at)
-    own = _own_documents(session, [each.sop_instance_uid for each in strangers])
+    foreign = [each for each in strangers if each.sop_instance_uid not in own]
+    _open_studies(session, [*foreign, *misplaced], at)
     rows = [_instance_values(each, own) for each in strangers]
     inserted = set(insert_missing(session, InstanceRow, rows, "sop_instance_uid"))
     fresh: dict[StudyUid, list[ReceivedInstance]] = defaultdict(list)
-    for each in strangers:
-        if each.sop_instance_uid in inserted and each.sop_instance_uid not in own:
+    for each in foreign:
+        if each.sop_instance_uid in inserted:
             fresh[each.study_uid].append(each)
     for study_uid in sorted(fresh):
         _receive(session, _locked(session, study_uid), fresh[study_uid], quiet, at)
@@ -379,11 +383,16 @@ def _studies_of_instances(
     return {SopInstanceUid(uid): StudyUid(study_uid) for uid, study_uid in rows}
 
 
-def _own_documents(session: Session, uids: Sequence[SopInstanceUid]) -> set[str]:
-    found = select(DocumentRow.sop_instance_uid).where(
-        DocumentRow.sop_instance_uid.in_(uids)
+def _own_documents(
+    session: Session, uids: Sequence[SopInstanceUid]
+) -> dict[SopInstanceUid, StudyUid]:
+    """Return which of the UIDs are those of our reports, and of which studies."""
+    rows = session.execute(
+        select(DocumentRow.sop_instance_uid, DocumentRow.study_uid).where(
+            DocumentRow.sop_instance_uid.in_(uids)
+        )
     )
-    return set(session.scalars(found))
+    return {SopInstanceUid(uid): StudyUid(study_uid) for uid, study_uid in rows}
 
 
 def _open_studies(
@@ -413,10 +422,12 @@ def _study_values(arrival: ReceivedInstance, at: datetime) -> dict[str, Any]:
     }
 
 
-def _instance_values(arrival: ReceivedInstance, own: set[str]) -> dict[str, Any]:
+def _instance_values(
+    arrival: ReceivedInstance, own: Mapping[SopInstanceUid, StudyUid]
+) -> dict[str, Any]:
     return {
         "sop_instance_uid": arrival.sop_instance_uid,
-        "study_uid": arrival.study_uid,
+        "study_uid": own.get(arrival.sop_instance_uid, arrival.study_uid),
         "series_uid": arrival.series_uid,
         "sop_class_uid": arrival.sop_class_uid,
         "transfer_syntax_uid": arrival.transfer_syntax_uid,

@@ -121,16 +121,17 @@ class AssociationRow(Base):
 
 
 class AssociationStudyRow(Base):
-    """A study that an association carried; written before its first Success."""
+    """A study that an association carried; written before its first Success.
+
+    The study may not be known: a report of ours that comes back opens none.
+    """
 
     __tablename__ = "association_study"
 
     association_id: Mapped[str] = mapped_column(
         ForeignKey("association.association_id"), primary_key=True
     )
-    study_uid: Mapped[str] = mapped_column(
-        ForeignKey("study.study_uid"), primary_key=True, index=True
-    )
+    study_uid: Mapped[str] = mapped_column(UID, primary_key=True, index=True)
 
 
 class EventRow(Base):

@@ -98,11 +98,6 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and index
             ["association.association_id"],
             name=op.f("fk_association_study_association_id"),
         ),
-        sa.ForeignKeyConstraint(
-            ["study_uid"],
-            ["study.study_uid"],
-            name=op.f("fk_association_study_study_uid"),
-        ),
         sa.PrimaryKeyConstraint(
             "association_id", "study_uid", name=op.f("pk_association_study")
         ),

@@ -141,6 +141,27 @@ def test_our_own_report_that_comes_back_reopens_nothing(sessions, tmp_path):
         ]
 
 
+def test_our_own_report_under_a_study_that_nobody_knows_opens_none(sessions, tmp_path):
+    analyzed(sessions)
+    enqueued(sessions, tmp_path)
+    other = StudyUid("9.9")
+    report = SopInstanceUid("1.9")
+    back = arrival(sop_instance_uid=report, study_uid=other, sop_class_uid=SR)
+    receive(sessions, back)
+    receive(sessions, back)
+    connect(sessions, uid=other)
+    with sessions() as session:
+        assert [each.study_uid for each in ledger.studies(session)] == [STUDY]
+        assert back.path.as_posix() in ledger.paths(session)
+        assert report not in {
+            each.sop_instance_uid for each in ledger.instances(session, STUDY)
+        }
+    receive(sessions, arrival(2, study_uid=other))
+    assert complete(sessions) == []  # its association is open
+    disconnect(sessions)
+    assert complete(sessions) == [other]
+
+
 def test_a_rectangle_for_a_study_without_one_is_due_at_once(sessions):
     held(sessions)
     receive(sessions, arrival(2, sop_class_uid=SR), at=LATER)

@@ -18,7 +18,8 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node import db, ledger
+from dicom_node import db, ledger, outbox
+from dicom_node.findings import Document
 from dicom_node.ledger import Association
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load, patient_secret
@@ -309,6 +310,21 @@ def test_a_differing_resend_is_quarantined_and_holds_the_study(
     (kept,), (second,) = spool.iter_files(), spool.iter_files(QUARANTINE)
     assert encoded(dcmread(spool.absolute(kept))) == encoded(dataset(1))
     assert encoded(dcmread(spool.absolute(second))) == encoded(dataset(1, **change))
+
+
+def test_our_own_report_that_comes_back_under_another_study_is_kept_quietly(
+    listener, sessions, tmp_path
+):
+    store_all(listener.port, dataset(1))
+    report = dataset(2, study="1.2.9.9")
+    document = Document("SR", MR, report.SOPInstanceUID, "0" * 64, b"report")
+    with sessions.begin() as session:
+        outbox.enqueue(session, STUDY, "r1", [(document, tmp_path)], [], db.now())
+    assert store_all(listener.port, report) == [0x0000]
+    wait_until(lambda: open_associations(sessions) == 0)
+    with sessions() as session:
+        assert [each.study_uid for each in ledger.studies(session)] == [STUDY]
+        assert ledger.instance(session, report.SOPInstanceUID) is not None
 
 
 def test_two_patients_in_one_study_hold_it(listener, sessions):
