@@ -282,19 +282,34 @@ def finish(  # noqa: PLR0913, PLR0917 - the outcome of a claim, in one call
     return done
 
 
-def give_back(session: Session, claim: Claim, at: datetime, detail: str) -> bool:
-    """Return a study to the queue after a transient failure.
+def give_back(
+    session: Session,
+    claim: Claim,
+    at: datetime,
+    detail: str,
+    *,
+    transient: bool = False,
+) -> bool:
+    """Return a study to the queue after a failure that may pass.
 
     The next message goes out when the sweep takes this one for lost, so a failure
     that lasts is not retried in a tight loop.
+
+    Args:
+        session: A writing session.
+        claim: What was claimed.
+        at: The time of this call.
+        detail: One sentence without a patient's name, ID or date.
+        transient: The study is not to blame, so the attempt does not count: a long
+            outage does not use up the attempts that a crash has.
+
+    Returns:
+        False when the claim does not hold any more: then nothing was entered.
     """
-    done = _leave_analyzing(
-        session,
-        claim.study_uid,
-        claim.token,
-        state=StudyState.QUEUED,
-        announced_at=at,
-    )
+    values: dict[str, object] = {"state": StudyState.QUEUED, "announced_at": at}
+    if transient:
+        values["attempts"] = claim.attempts - 1
+    done = _leave_analyzing(session, claim.study_uid, claim.token, **values)
     if done:
         add_event(session, claim.study_uid, "queued", detail, at)
     return done

@@ -498,6 +498,16 @@ def test_a_study_given_back_is_queued_and_not_announced_at_once(sessions):
         assert ledger.unannounced(session, LATER + LEASE, LEASE, 9) == [STUDY]
 
 
+@pytest.mark.parametrize(("transient", "attempts"), [(True, 1), (False, 2)])
+def test_only_a_failure_of_the_study_itself_uses_up_an_attempt(
+    sessions, transient, attempts
+):
+    taken = claimed(sessions)
+    with sessions.begin() as session:
+        ledger.give_back(session, taken, LATER, "why", transient=transient)
+    assert claim(sessions).attempts == attempts
+
+
 def test_an_expired_lease_queues_the_study_for_another_worker(sessions):
     lost = claimed(sessions)
     after = LATER + LEASE
