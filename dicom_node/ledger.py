@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Update, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.arrivals import (
@@ -59,7 +59,6 @@ __all__ = [
     "close_stale",
     "complete",
     "complete_due",
-    "counts",
     "events",
     "expire_leases",
     "finish",
@@ -67,7 +66,6 @@ __all__ = [
     "instance",
     "instances",
     "issuer_key",
-    "note",
     "open_association",
     "paths",
     "patient_key",
@@ -361,11 +359,6 @@ def release_all(session: Session, at: datetime) -> int:
     return released
 
 
-def note(session: Session, uid: StudyUid, what: str, detail: str, at: datetime) -> None:
-    """Add one line to a study's history."""
-    add_event(session, uid, what, detail, at)
-
-
 def studies(
     session: Session, state: StudyState | None = None, limit: int | None = None
 ) -> list[StudyRecord]:
@@ -409,14 +402,6 @@ def instances(session: Session, uid: StudyUid) -> list[StoredInstance]:
         .order_by(InstanceRow.series_uid, InstanceRow.sop_instance_uid)
     )
     return [_stored(row) for row in rows]
-
-
-def counts(session: Session) -> dict[StudyState, int]:
-    """Return how many studies are in each state; a state without any counts 0."""
-    rows = session.execute(
-        select(StudyRow.state, func.count()).group_by(StudyRow.state)
-    )
-    return dict.fromkeys(StudyState, 0) | dict(rows.all())
 
 
 def _locked(session: Session, uid: StudyUid) -> StudyRow:

@@ -168,9 +168,19 @@ class Spool:
         """
         with self.open(relative) as file:
             content = file.read()
-        if hashlib.sha256(content).hexdigest() != relative.stem:
-            raise UnreadableObjectError("a document's bytes changed on disk")
+        _check_digest(hashlib.sha256(content).hexdigest(), relative.stem)
         return content
+
+    def verify(self, relative: Path, sha256: str) -> None:
+        """Make sure that a whole file has this digest; it is not read into memory.
+
+        Raises:
+            UnreadableObjectError: There is no such file, or its bytes changed.
+            SpoolFullError: The volume fails.
+        """
+        with self.open(relative) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        _check_digest(digest, sha256)
 
     def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
         """Yield the relative paths of all complete files below a folder."""
@@ -247,6 +257,11 @@ def _study_folder(study_uid: str) -> Path:
 
 def _digest(uid: str) -> str:
     return hashlib.sha256(uid.encode("ascii")).hexdigest()
+
+
+def _check_digest(found: str, expected: str) -> None:
+    if found != expected:
+        raise UnreadableObjectError("a document's bytes changed on disk")
 
 
 def _time(status: os.stat_result) -> datetime:

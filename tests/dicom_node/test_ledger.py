@@ -588,21 +588,6 @@ def test_studies_are_listed_newest_first_and_by_state(sessions):
         assert len(ledger.studies(session, limit=1)) == 1
 
 
-def test_states_are_counted_with_those_that_no_study_is_in(sessions):
-    receive(sessions)
-    with sessions() as session:
-        counts = ledger.counts(session)
-    assert counts[StudyState.RECEIVING] == 1
-    assert set(counts) == set(StudyState)
-
-
-def test_notes_go_to_the_history_in_order(sessions):
-    receive(sessions)
-    with sessions.begin() as session:
-        ledger.note(session, STUDY, "slnd", "positive", LATER)
-    assert history(sessions) == ["receiving", "slnd"]
-
-
 def test_times_come_back_aware_on_every_database(sessions):
     receive(sessions)
     assert look(sessions).received_at == T0

@@ -76,6 +76,12 @@ def test_documents_are_kept_without_a_destination(sessions):
     assert due(sessions) == []
 
 
+def test_a_delivery_says_which_bytes_it_sends(sessions):
+    enqueue(sessions)
+    digests = {each.sop_instance_uid: each.sha256 for each, _ in DOCUMENTS}
+    assert {each.sop_instance_uid: each.sha256 for each in claim(sessions)} == digests
+
+
 def test_reports_go_before_captures(sessions):
     enqueue(sessions)
     assert [each.kind for each in claim(sessions)] == ["SR", "SC", "SC"]

@@ -134,6 +134,7 @@ def test_documents_are_frozen_under_their_digest(spool):
     path = spool.write_document(digest, b"report")
     assert spool.write_document(digest, b"report") == path
     assert spool.read_document(path) == b"report"
+    spool.verify(path, digest)
     with pytest.raises(ValueError, match="digest"):
         spool.write_document(digest, b"another")
 
@@ -145,9 +146,13 @@ def test_a_document_that_changed_on_disk_is_not_sent(spool):
     spool.absolute(path).write_bytes(b"rep0rt")
     with pytest.raises(UnreadableObjectError, match="changed"):
         spool.read_document(path)
+    with pytest.raises(UnreadableObjectError, match="changed"):
+        spool.verify(path, digest)
     spool.absolute(path).unlink()
     with pytest.raises(UnreadableObjectError, match="missing"):
         spool.read_document(path)
+    with pytest.raises(UnreadableObjectError, match="missing"):
+        spool.verify(path, digest)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "instances/../../escaped"])
