@@ -40,6 +40,8 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from dicom_node.errors import SettingsError
 from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
@@ -49,6 +51,7 @@ TOML_FILE: Final = Path("sentinode.toml")
 UP_FILE: Final = "up.json"
 PATIENT_KEY_FILE: Final = "patient.key"
 MIN_SECRET_LENGTH: Final = 16
+DATABASES: Final = ("sqlite", "postgresql")
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -208,6 +211,19 @@ class NodeSettings(BaseSettings):
         if not AE_TITLE_PATTERN.fullmatch(value):
             raise ValueError("is not an AE title of 1-16 characters")
         return value.strip()
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: str | None) -> str | None:
+        """Check the form alone; what SQLAlchemy says may quote the password."""
+        try:
+            backend = make_url(value).get_backend_name() if value else DATABASES[0]
+        except (ArgumentError, ValueError):
+            backend = ""
+        if backend not in DATABASES:
+            form = "postgresql+psycopg://USER@HOST/NAME or sqlite:///FILE"
+            raise ValueError(f"is not a database URL of the form {form}")
+        return value
 
     @field_validator("quiet_period")
     @classmethod

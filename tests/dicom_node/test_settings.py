@@ -144,3 +144,28 @@ def test_a_caller_is_admitted_by_title_and_address(
     allowed, ae_title, address, admitted
 ):
     assert AllowedPeer.parse(allowed).admits(ae_title, address) is admitted
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hunter2",
+        "postgresql://user:hunter2@host:port/name",
+        "postgresql//user:hunter2@host/name",
+        "mysql://user:hunter2@host/name",
+    ],
+)
+def test_a_database_that_cannot_be_meant_is_refused_without_its_password(url):
+    with pytest.raises(SettingsError, match="SENTINODE_DATABASE_URL: is not") as fault:
+        load(NodeSettings, data_dir="/x", database_url=url)
+    assert "hunter2" not in str(fault.value)
+    assert fault.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////x/y.db", "postgresql+psycopg://user:hunter2@host:5432/name"]
+)
+def test_a_database_is_named_by_its_url(url):
+    found = load(NodeSettings, data_dir="/x", database_url=url)
+    assert found.database == url
+    assert "hunter2" not in repr(found)
