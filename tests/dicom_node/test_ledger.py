@@ -336,6 +336,21 @@ def test_another_patient_after_the_result_freezes_deliveries_until_accepted(
     assert not is_frozen(sessions)
 
 
+def test_the_contradiction_of_another_study_freezes_nothing_here(sessions, tmp_path):
+    analyzed(sessions)
+    enqueued(sessions, tmp_path)
+    other = StudyUid("9.9")
+    receive(
+        sessions,
+        arrival(2, study_uid=other),
+        arrival(3, study_uid=other, patient_key="b" * 64),
+        arrival(1, study_uid=other, sha256="f" * 64),
+    )
+    complete(sessions)
+    assert look(sessions, other).reason is Reason.PATIENT_MISMATCH
+    assert not is_frozen(sessions)
+
+
 @pytest.mark.parametrize("reason", [Reason.PATIENT_MISMATCH, Reason.DUPLICATE_DIFFERS])
 def test_a_study_held_for_a_contradiction_freezes_deliveries(
     sessions, tmp_path, reason
