@@ -53,13 +53,12 @@ class Conflict:
     patient_differs: bool
 
 
-def patient_key(secret: bytes, issuer: str, patient_id: str) -> str:
+def patient_key(secret: bytes, patient_id: str) -> str:
     """Return the keyed hash that stands for a Patient ID: HMAC-SHA-256, hex.
 
     Leading and trailing spaces do not count, as the Standard has it for LO. The
     issuer does not count either: many objects of a study do not repeat it.
     """
-    del issuer
     return _keyed_hash(secret, "", patient_id)
 
 

@@ -126,7 +126,7 @@ class Intake:
             path=file.path,
             size=file.size,
             sha256=file.sha256,
-            patient_key=patient_key(self.secret, header.issuer, header.patient_id),
+            patient_key=patient_key(self.secret, header.patient_id),
             calling_ae=calling_ae,
             received_at=file.received_at,
             issuer_key=issuer_key(self.secret, header.issuer, header.patient_id),

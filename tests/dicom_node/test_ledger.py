@@ -610,11 +610,11 @@ def test_times_come_back_aware_on_every_database(sessions):
 
 
 def test_a_patient_key_depends_on_id_and_secret_but_not_on_padding_or_issuer():
-    key = ledger.patient_key(b"secret", "HOSPITAL", "4711")
-    assert key == ledger.patient_key(b"secret", "", " 4711 ")
+    key = ledger.patient_key(b"secret", "4711")
+    assert key == ledger.patient_key(b"secret", " 4711 ")
     others = {
-        ledger.patient_key(b"secret", "HOSPITAL", "4712"),
-        ledger.patient_key(b"another", "HOSPITAL", "4711"),
+        ledger.patient_key(b"secret", "4712"),
+        ledger.patient_key(b"another", "4711"),
     }
     assert key not in others
     assert len(others) == 2
@@ -624,7 +624,7 @@ def test_an_issuer_key_depends_on_issuer_id_and_secret():
     key = ledger.issuer_key(b"secret", "HOSPITAL", "4711")
     assert key == ledger.issuer_key(b"secret", "HOSPITAL ", " 4711 ")
     others = {
-        ledger.patient_key(b"secret", "HOSPITAL", "4711"),
+        ledger.patient_key(b"secret", "4711"),
         ledger.issuer_key(b"secret", "CLINIC", "4711"),
         ledger.issuer_key(b"secret", "HOSPITAL", "4712"),
         ledger.issuer_key(b"another", "HOSPITAL", "4711"),

@@ -256,7 +256,7 @@ def test_the_patient_is_a_keyed_hash_in_the_ledger(listener, settings, sessions)
     store_all(listener.port, dataset(1, IssuerOfPatientID="HOSPITAL"))
     secret = patient_secret(settings)
     study = look(sessions)
-    assert study.patient_key == ledger.patient_key(secret, "", "MARKER-PID")
+    assert study.patient_key == ledger.patient_key(secret, "MARKER-PID")
     assert study.issuer_key == ledger.issuer_key(secret, "HOSPITAL", "MARKER-PID")
 
 
@@ -561,7 +561,7 @@ def test_files_without_rows_get_them_at_the_next_start(settings, sessions):
     study = look(sessions)
     assert (study.instances, study.calling_ae) == (1, CALLER)
     assert study.received_at == file.received_at
-    expected = ledger.patient_key(patient_secret(settings), "", "MARKER-PID")
+    expected = ledger.patient_key(patient_secret(settings), "MARKER-PID")
     assert study.patient_key == expected
     started.stop()
 

@@ -68,7 +68,7 @@ class Bench:
             size=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             patient_key=ledger.patient_key(
-                patient_secret(self.site.settings), "", dataset.PatientID
+                patient_secret(self.site.settings), dataset.PatientID
             ),
             calling_ae="PACS",
             received_at=now(),

@@ -1,5 +1,6 @@
 """`sentinode models`: list models, put them into service, set thresholds."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import ledger
 from dicom_node.db import now, writing
-from dicom_node.errors import NotFoundError
+from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
 from dicom_node.study import Reason, StudyState
 from worker import models, outcomes
@@ -124,9 +125,12 @@ def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
             for one in ledger.studies(session, StudyState.HELD, None)
             if one.reason is Reason.NO_MODEL
         ]
+        freed = 0
         for uid in held:
-            ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
-    return len(held)
+            with suppress(StateError):  # one that contradicts itself stays held
+                ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
+                freed += 1
+    return freed
 
 
 @command.command()

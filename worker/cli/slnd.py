@@ -52,15 +52,19 @@ def _case(session: Session, study: StudyRecord, side: Laterality) -> CaseRecord:
 
 
 def _check_patient(
-    site: Site, study: StudyRecord, issuer_and_id: tuple[str, str]
+    site: Site, study: StudyRecord, patient_id: str, issuer: str
 ) -> None:
     """Compare a Patient ID with the study's; both are known here only as a hash."""
-    issuer, patient_id = issuer_and_id
-    key = ledger.patient_key(patient_secret(site.settings), issuer, patient_id)
-    if not patient_id or not hmac.compare_digest(key, study.patient_key):
+    secret = patient_secret(site.settings)
+    key = ledger.patient_key(secret, patient_id)
+    same = bool(patient_id) and hmac.compare_digest(key, study.patient_key)
+    if issuer and study.issuer_key is not None:
+        theirs = ledger.issuer_key(secret, issuer, patient_id)
+        same = same and theirs == study.issuer_key
+    if not same:
         raise StateError(
             f"the patient ID is not that of study {study.study_uid}; nothing was "
-            "recorded (give --issuer when the ID has an assigning authority)"
+            "recorded"
         )
 
 
@@ -118,19 +122,21 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     _check_deposit(slnd.result, slnd.deposit)
     with site.reading() as session:
         study = ledger.study(session, StudyUid(uid))
-        _check_patient(site, study, (issuer, patient_id))
+        _check_patient(site, study, patient_id, issuer)
         case = _case(session, study, Laterality(side))
     if not yes:
         _show(case, slnd)
         click.confirm("Record this result?", abort=True, err=True)
     with site.writing.begin() as session:
         # The study's row is locked first. An analysis under way looks for new SLND
-        # results when it ends, and a study that still receives will be analysed.
+        # results when it ends, and a study that still receives will be analysed; one
+        # that contradicts itself waits for a person.
         with suppress(StateError):
             ledger.requeue(
                 session, study.study_uid, now(), f"SLND {side}: {slnd.result}"
             )
         slnd_id = outcomes.record_slnd(session, uid, case.laterality, slnd, operator())
+        state = ledger.study(session, study.study_uid).state
     if as_json:
         print_json(
             {
@@ -142,7 +148,7 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
             }
         )
     else:
-        click.echo(f"recorded: SLND {slnd.result}, side {side}; the study is queued")
+        click.echo(f"recorded: SLND {slnd.result}, side {side}; the study is {state}")
 
 
 def _show(case: CaseRecord, slnd: SlndResult) -> None:

@@ -61,6 +61,8 @@ def command(
         _remember(settings.data_dir / UP_FILE, flags)
         schema.upgrade(settings.database)
         _offer_demo_models(settings)
+        if settings.database_url is None:
+            flags["heir_of_all"] = "true"  # the database is ours, so is its listener
         standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
 
 

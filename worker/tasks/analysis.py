@@ -206,7 +206,7 @@ def _verdict(error: NodeError) -> Verdict:
 
 def _give_back(claim: Claim, sessions: Sessions, error: NodeError) -> None:
     with sessions.begin() as session:
-        ledger.give_back(session, claim, now(), str(error))
+        ledger.give_back(session, claim, now(), str(error), transient=True)
     log.warning("study given back", extra=_of(claim) | {"error": type(error).__name__})
 
 

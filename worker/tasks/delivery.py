@@ -6,7 +6,7 @@ from celery import shared_task
 
 from dicom_node import outbox, sender
 from dicom_node.db import Sessions, now
-from dicom_node.errors import TransientError
+from dicom_node.errors import TransientError, UnreadableObjectError
 from dicom_node.outbox import Delivery
 from dicom_node.sender import SendOutcome
 from dicom_node.spool import Spool
@@ -34,9 +34,27 @@ def deliver(
         )
     if not claimed:
         return
-    files = {spool.absolute(delivery.path): delivery for delivery in claimed}
+    files = {
+        spool.absolute(delivery.path): delivery
+        for delivery in claimed
+        if _is_whole(sessions, spool, delivery)
+    }
     for outcome in sender.send(Peer.parse(destination), settings.aet, files):
         _record(sessions, files[outcome.path], outcome)
+
+
+def _is_whole(sessions: Sessions, spool: Spool, delivery: Delivery) -> bool:
+    """Compare a document with the digest of its result; a damaged one is not sent."""
+    try:
+        spool.verify(delivery.path, delivery.sha256)
+    except UnreadableObjectError as error:
+        with sessions.begin() as session:
+            outbox.failed(session, delivery, str(error), None, now())
+        log.error(  # noqa: TRY400 - the error is the finding, its traceback is not
+            "document damaged, not sent", extra={"delivery_id": delivery.delivery_id}
+        )
+        return False
+    return True
 
 
 def _record(sessions: Sessions, delivery: Delivery, outcome: SendOutcome) -> None:
