@@ -163,6 +163,12 @@ def hold_conflicting(session: Session, study: StudyRow, at: datetime) -> bool:
     return True
 
 
+LOOK_FIRST: Final = (
+    "; deliveries are frozen. Look at the sender, then keep the first with "
+    "`sentinode studies requeue UID`"
+)
+
+
 def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
     """Say why a study may not be analysed as it is, if its objects contradict."""
     strangers = session.scalar(
@@ -173,6 +179,7 @@ def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
     )
     if strangers:
         text = f"{strangers} object(s) name another patient than the study's first"
+        text += LOOK_FIRST
         return Reason.PATIENT_MISMATCH, text
     conflicts = session.scalars(
         select(ConflictRow.patient_differs).where(
@@ -181,9 +188,11 @@ def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
     ).all()
     if any(conflicts):
         text = "an object came twice under one UID, for different patients"
+        text += LOOK_FIRST
         return Reason.PATIENT_MISMATCH, text
     if conflicts:
         text = f"{len(conflicts)} object(s) came again under the same UID, but differ"
+        text += LOOK_FIRST
         return Reason.DUPLICATE_DIFFERS, text
     return None
 

@@ -1,7 +1,7 @@
 """The model card: what a model is, what it learned from, and how well it does."""
 
 from dicom_node.findings import Proportion, Stage
-from worker.manifest import Manifest
+from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
 
 TARGETS = {
     Stage.SLN: "metastasis of the sentinel lymph node",
@@ -36,7 +36,7 @@ def render(manifest: Manifest) -> str:
 
 ## What it cannot do
 
-{_limits(manifest)}
+{_limits(manifest)}{_chance(manifest)}
 * A threshold set on one population does not keep its sensitivity on another with a
   different share of metastases.
 * The crop is resized without its scale, so the size of a lesion leaks into its
@@ -53,6 +53,12 @@ def _limits(manifest: Manifest) -> str:
             "its numbers\n  hold for phantoms and say nothing about people."
         )
     return "* It was judged on the data named above and on nothing else."
+
+
+def _chance(manifest: Manifest) -> str:
+    if manifest.performance.beats_chance:
+        return ""
+    return f"\n* **{NO_BETTER_THAN_CHANCE}.** Do not put it into service."
 
 
 def _percent(value: Proportion) -> str:

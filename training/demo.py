@@ -102,19 +102,23 @@ def command(folder: Path) -> None:
         _run(stand)
     except DemoError as error:
         console.print(f"[bold red]The demo failed:[/] {error}")
-        console.print(f"The logs are in {stand.data_dir / 'logs'}.")
+        console.print(f"See {stand.data_dir / 'up.log'} and the logs beside it.")
         sys.exit(1)
 
 
 def _run(stand: Stand) -> None:
     console = stand.console
+    console.print(
+        "The models learned from phantoms; their numbers say nothing of people."
+    )
+    console.print("Starting the PACS and Sentinode takes about 20 seconds.")
     _call("-m", "training", "phantom", "--out", str(stand.phantoms),
           "--cases", str(CASES), "--seed", str(SEED), "--level", "easy")  # fmt: skip
     truth = _truth(stand.phantoms)
     with _pacs(stand), _sentinode(stand):
         console.print(f"PACS {PACS_AET} and {AET} are up; the modality sends studies.")
         sent = time.monotonic()
-        _call("-m", "worker.cli", "send", str(stand.phantoms), "--to",
+        _call("-m", "worker.cli", "send", *_studies(stand), "--to",
               f"{PACS_AET}@127.0.0.1:{stand.pacs_port}",
               "--aet", MODALITY_AET)  # fmt: skip
         first = {uid: _await_report(stand, uid, set()) for uid in truth}
@@ -137,7 +141,9 @@ def _run(stand: Stand) -> None:
     console.print(
         "Every value above agrees between the received SR and SQL (times are SQL's)."
     )
-    console.print("Class activation maps: " + ", ".join(map(str, written)))
+    console.print("Class activation maps (end of the study's UID, stage):")
+    for path in written:
+        console.print(f"  {path}")
 
 
 def _slnd(stand: Stand, uid: str, truth: Mapping[str, str], report: Received) -> None:
@@ -250,17 +256,24 @@ def _archived(stand: Stand, modality: str) -> Iterator[Dataset]:
 
 
 def _write_captures(stand: Stand) -> list[Path]:
-    """Write every capture that the PACS received as PNG."""
+    """Write every capture that the PACS received as PNG, named by study and stage."""
     written: list[Path] = []
     for path in sorted(stand.archive.glob("*.dcm")):
         document = dcmread(path)
         if document.SOPClassUID == SecondaryCaptureImageStorage:
-            target = stand.folder / f"cam-{len(written) + 1}.png"
+            study = str(document.StudyInstanceUID)[-6:]
+            stage = "SLN" if document.InstanceNumber == 1 else "NSLN"
+            target = stand.folder / f"cam-{study}-{stage}.png"
             Image.fromarray(document.pixel_array).save(target)
             written.append(target)
     if not written:
         raise DemoError("the PACS received no class activation map")
     return written
+
+
+def _studies(stand: Stand) -> list[str]:
+    """Return the folders of the studies; the tables beside them stay at home."""
+    return [str(path) for path in sorted(stand.phantoms.iterdir()) if path.is_dir()]
 
 
 def _truth(phantoms: Path) -> dict[str, dict[str, str]]:
@@ -289,16 +302,19 @@ def _pacs(stand: Stand) -> Iterator[None]:
 @contextmanager
 def _sentinode(stand: Stand) -> Iterator[None]:
     """Run `sentinode up` until the block ends; it must stop cleanly."""
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "worker.cli", "up", "--aet", AET),
-            *("--data-dir", str(stand.data_dir), "--port", str(stand.port)),
-            *("--pacs", f"{PACS_AET}@127.0.0.1:{stand.pacs_port}"),
-            *("--quiet-period", str(QUIET_PERIOD_S)),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    stand.data_dir.mkdir()
+    with (stand.data_dir / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "worker.cli", "up", "--aet", AET),
+                *("--data-dir", str(stand.data_dir), "--port", str(stand.port)),
+                *("--pacs", f"{PACS_AET}@127.0.0.1:{stand.pacs_port}"),
+                *("--quiet-period", str(QUIET_PERIOD_S)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         if process.stdout is None or not process.stdout.readline().startswith("ready"):
             raise DemoError("`sentinode up` did not become ready")

@@ -24,7 +24,7 @@ from training.phantom.anatomy import Level
 from training.publish import Origin
 from training.train import Task, Trained, determinism, steps, train
 from worker import models
-from worker.manifest import Manifest
+from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
 
 NAMES: Final = {Stage.SLN: "demo-resnet18-sln", Stage.NSLN: "demo-resnet18-nsln"}
 TRAIN_LAW, HELDOUT_LAW = laws.COHORTS[0], laws.COHORTS[1]
@@ -163,8 +163,9 @@ def _train(task: Task, plan: DemoPlan, progress: Progress) -> Trained:
 def summary(manifest: Manifest) -> str:
     """Say in one line how well a model does on its held-out cases."""
     result = manifest.performance
+    warning = "" if result.beats_chance else f". {NO_BETTER_THAN_CHANCE}"
     return (
         f"{manifest.reference}: held-out AUC {result.auc:.3f} "
         f"(95% CI {result.auc_low:.3f}-{result.auc_high:.3f}, n = {result.n}, "
-        f"{result.dataset})"
+        f"{result.dataset}){warning}"
     )

@@ -106,7 +106,7 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
         if part.rarer < MIN_RARER:
             raise SettingsError(
                 f"{task.stage}: {part.rarer} {name} cases of the rarer class, "
-                f"at least {MIN_RARER} are needed"
+                f"at least {MIN_RARER} are needed: use a larger cohort"
             )
     learn, aside = split(task.development, recipe.calibration_share, recipe.seed)
     spec = measure(learn)

@@ -33,6 +33,10 @@ FORMAT_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 WEIGHTS_NAME: Final = "model.safetensors"
 CARD_NAME: Final = "MODEL_CARD.md"
+CHANCE_AUC: Final = 0.5
+NO_BETTER_THAN_CHANCE: Final = (
+    "NO BETTER THAN CHANCE: the 95% interval of its held-out AUC includes 0.5"
+)
 MAX_MANIFEST_BYTES: Final = 1 << 20
 
 PROPORTION_KEYS: Final = frozenset({"k", "n", "low", "high"})
@@ -192,6 +196,11 @@ class Performance(_Frozen):
         if sum(counts) != self.n:
             raise ValueError(f"{counts} scores are not n = {self.n} cases")
         return self
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the 95% interval of the AUC lies above 0.5."""
+        return self.auc_low > CHANCE_AUC
 
     def at(self, threshold: float) -> OperatingPoint:
         """Count the held-out cases at a threshold: high means score >= threshold."""

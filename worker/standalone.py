@@ -46,6 +46,9 @@ MAX_PAUSE_S: Final = 30.0
 STABLE_S: Final = 60.0
 PR_SET_PDEATHSIG: Final = 1
 BROKER: Final = "broker"
+ANALYSIS: Final = "analysis"
+DISPATCH: Final = "dispatch"
+CLAIMANTS: Final = frozenset({ANALYSIS, DISPATCH})
 
 _libc = ctypes.CDLL(None)
 
@@ -72,6 +75,7 @@ class Tree:
 
     log_dir: Path
     environment: Mapping[str, str]
+    on_death: Callable[[str], None]
     children: list[Child] = field(default_factory=list)
 
     def start(self, name: str, *command: str) -> None:
@@ -115,6 +119,7 @@ class Tree:
                     },
                 )
                 child.process, child.start_after = None, at + pause
+                self.on_death(child.name)
 
     def stop(self) -> None:
         """End all children: intake first, broker last; kill what does not end."""
@@ -168,8 +173,12 @@ def run(
     Raises:
         PermanentError: A part did not come up in time.
     """
-    _prepare(settings)
-    tree = Tree(settings.data_dir / "logs", child_environment(flags))
+    _release(settings, CLAIMANTS)
+    tree = Tree(
+        settings.data_dir / "logs",
+        child_environment(flags),
+        lambda name: _release(settings, frozenset({name}) & CLAIMANTS),
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _request_stop)
     try:
@@ -213,12 +222,20 @@ def exclusive(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _prepare(settings: WorkerSettings) -> None:
-    """Let every claim go: under the lock, nobody alive can hold one."""
+def _release(settings: WorkerSettings, dead: frozenset[str]) -> None:
+    """Let the claims of dead workers go, where nobody else alive can hold one.
+
+    With a database of its own that is so at the start, and when the one worker that
+    claims has died: the kernel has ended its pool with it. Elsewhere leases end.
+    """
+    if settings.database_url is not None or not dead:
+        return
     engine = db.connect(settings.database)
     with db.writing(engine).begin() as session:
-        ledger.release_all(session, now())
-        outbox.release_all(session, now())
+        if ANALYSIS in dead:
+            ledger.release_all(session, now())
+        if DISPATCH in dead:
+            outbox.release_all(session, now())
     engine.dispose()
 
 
@@ -229,19 +246,19 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
     worker = (python, "-m", "celery", "-A", "worker", "worker", "--loglevel=INFO")
     quiet = ("--without-gossip", "--without-mingle")
     tree.start(
-        "analysis",
+        ANALYSIS,
         *worker,
         *quiet,
-        "--hostname=analysis@%h",
+        f"--hostname={ANALYSIS}@%h",
         f"--queues={queues.ANALYSIS}",
         "--include=worker.tasks.analysis",
         f"--concurrency={settings.workers}",
     )
     tree.start(
-        "dispatch",
+        DISPATCH,
         *worker,
         *quiet,
-        "--hostname=dispatch@%h",
+        f"--hostname={DISPATCH}@%h",
         f"--queues={queues.DISPATCH},{queues.DELIVERY}",
         "--include=worker.tasks.dispatch,worker.tasks.delivery",
         "--concurrency=2",
@@ -277,8 +294,8 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
     app = Celery(broker=settings.broker)
     waiting: dict[str, Callable[[], object]] = {
         "listener": lambda: _echo(peer, settings.aet),
-        "analysis": lambda: _ping(app, "analysis@"),
-        "dispatch": lambda: _ping(app, "dispatch@"),
+        ANALYSIS: lambda: _ping(app, f"{ANALYSIS}@"),
+        DISPATCH: lambda: _ping(app, f"{DISPATCH}@"),
     }
     deadline = time.monotonic() + READY_TIMEOUT_S
     while waiting:

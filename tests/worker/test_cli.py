@@ -1,6 +1,9 @@
 """The command line as a contract: keys, exit codes, help, documentation."""
 
 import json
+import socket
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,8 +13,10 @@ from click.testing import CliRunner
 
 from dicom_node import ledger
 from dicom_node.db import now
+from dicom_node.findings import Stage
 from dicom_node.settings import ENV_PREFIX
 from dicom_node.study import Reason, StudyState
+from tests.quick_models import write_model
 from worker import models as model_store
 from worker import outcomes
 from worker.cli import COMMANDS, main
@@ -299,6 +304,72 @@ def test_a_threshold_of_the_site_is_recorded_with_its_reason(run, bench):
     assert done.exit_code == 0
     with bench.sessions() as session:
         assert outcomes.thresholds(session) == {"SLN": (0.4, "local audit")}
+
+
+def test_a_threshold_does_not_outlive_its_model(run, bench, tmp_path):
+    store = bench.site.settings.models
+    sln = next(one for one in model_store.installed(store) if one.stage == "SLN")
+    run("models", "activate", sln.reference)
+    run(
+        *("models", "threshold", "--stage", "SLN", "--value", "0.4"),
+        *("--reason", "local audit", "--yes"),
+    )
+    again = run("models", "activate", sln.reference)
+    with bench.sessions() as session:
+        kept = outcomes.thresholds(session)
+    write_model(tmp_path / "other", Stage.SLN, 9)
+    other = ("--data-dir", str(bench.site.settings.data_dir))
+    done = CliRunner(env={"SENTINODE_MODELS_DIR": str(tmp_path / "other")}).invoke(
+        main, ["models", "activate", "untrained-sln@1-9", *other]
+    )
+
+    assert again.exit_code == done.exit_code == 0
+    assert kept == {"SLN": (0.4, "local audit")}
+    assert "for another model and is gone" in done.stderr
+    assert "NO BETTER THAN CHANCE" in done.stderr
+    with bench.sessions() as session:
+        assert outcomes.thresholds(session) == {}
+
+
+def test_looking_creates_no_database(tmp_path):
+    for command in (("doctor",), ("studies", "list"), ("deliveries", "list")):
+        done = CliRunner().invoke(main, [*command, "--data-dir", str(tmp_path)])
+        assert done.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run(  # a process of its own: `up` sets logging up
+            [
+                *(sys.executable, "-m", "worker.cli", "up", "--host", "127.0.0.1"),
+                *("--data-dir", str(tmp_path), "--port", str(port)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"port {port}" in done.stderr
+    assert "choose another --port" in done.stderr
+
+
+def test_a_dissection_in_the_future_is_wrong_usage(run, analysed, slices):
+    uid, _ = analysed
+
+    done = run(
+        *("slnd", "set", "--study", uid, "--side", "L", "--result", "positive"),
+        *("--patient-id", slices[0].PatientID, "--source", "x", "--yes"),
+        *("--performed-on", "2999-01-01"),
+    )
+
+    assert done.exit_code == 2
 
 
 def test_activating_models_frees_the_studies_that_waited_for_them(

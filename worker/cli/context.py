@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -31,7 +32,27 @@ class Site:
     """The installation that a command works on."""
 
     settings: WorkerSettings
-    engine: Engine
+    _engine: Engine
+
+    @property
+    def engine(self) -> Engine:
+        """The database, which must exist: to look must not create it.
+
+        Raises:
+            SettingsError: There is no installation in the data folder.
+        """
+        file = self._engine.url.database
+        is_file = self._engine.dialect.name == "sqlite" and file is not None
+        if is_file and not Path(str(file)).exists():
+            raise SettingsError(
+                f"there is no installation in {self.settings.data_dir}: check "
+                "--data-dir, or start with `sentinode up` or `sentinode db upgrade`"
+            )
+        return self._engine
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._engine.dispose()
 
     @property
     def reading(self) -> Sessions:
@@ -80,7 +101,7 @@ def site_options(function: F) -> F:
         try:
             return function(*args, site=site, **kwargs)
         finally:
-            site.engine.dispose()
+            site.close()
 
     return wrapped  # type: ignore[return-value]  # click reads the wrapped signature
 

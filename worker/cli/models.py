@@ -23,7 +23,7 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
-from worker.manifest import Manifest
+from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
 
 
 @click.group("models")
@@ -106,6 +106,8 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
     """
     manifest = models.verify(_find(site, reference))
     freed = put_into_service(site.engine, manifest, operator())
+    if not manifest.performance.beats_chance:
+        click.echo(f"{manifest.reference}: {NO_BETTER_THAN_CHANCE}", err=True)
     if as_json:
         print_json(_as_document(manifest, {manifest.reference}) | {"queued": freed})
     else:
@@ -114,10 +116,24 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
 
 
 def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
-    """Activate a checked model; return how many held studies were queued."""
+    """Activate a checked model; return how many held studies were queued.
+
+    A threshold that the site had set belongs to the scores of the earlier model, so
+    another model starts with its manifest's.
+    """
     identity = (manifest.name, manifest.version, manifest.weights_sha256)
     with writing(engine).begin() as session:
+        before = outcomes.activations(session).get(manifest.stage)
         outcomes.activate(session, manifest.stage, identity, by, now())
+        other = before is not None and before.weights_sha256 != manifest.weights_sha256
+        if other and manifest.stage in outcomes.thresholds(session):
+            why = f"{manifest.reference} activated"
+            outcomes.set_threshold(session, manifest.stage, None, why, (by, now()))
+            click.echo(
+                f"the site's threshold of stage {manifest.stage} was for another "
+                "model and is gone: `sentinode models threshold` sets a new one",
+                err=True,
+            )
         if set(outcomes.activations(session)) != set(Stage):
             return 0
         held = [

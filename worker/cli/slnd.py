@@ -110,6 +110,10 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     A positive result opens stage II, a negative one ends the case, `withdrawn`
     re-opens it. Nothing is overwritten: a correction is a new record.
     """
+    if patient_id == "-" and not yes:
+        raise click.UsageError("a patient ID from stdin needs --yes")
+    if performed_on and performed_on.date() > now().date():
+        raise click.UsageError("the dissection cannot lie in the future")
     if patient_id == "-":
         patient_id = sys.stdin.readline().strip()
     slnd = SlndResult(

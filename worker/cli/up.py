@@ -2,17 +2,23 @@
 
 import json
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import click
 
 from dicom_node import db, logs, schema
+from dicom_node.errors import SettingsError
 from dicom_node.settings import UP_FILE
 from worker import models, outcomes, standalone
 from worker.cli.context import read_settings
 from worker.cli.models import put_into_service
 from worker.settings import WorkerSettings, cache_dir
+
+PORT_TIMEOUT_S: Final = 10.0
+POLL_S: Final = 0.5
 
 
 @click.command("up")
@@ -37,15 +43,13 @@ def command(
     allow: tuple[str, ...],
     **others: object,
 ) -> None:
-    r"""Run broker, database, listener and workers until SIGTERM.
+    """Run broker, database, listener and workers until SIGTERM.
 
     Prints one line `ready PORT` when C-ECHO is answered and a worker is up. Started
     again on the same folder, it picks up where it was, with the options that it was
     given before.
 
-    \b
-    Example:
-      sentinode up --data-dir /var/lib/sentinode --port 11112 --pacs ORTHANC@pacs:4242
+    Example: sentinode up --data-dir /var/lib/sentinode --pacs ORTHANC@pacs:4242
     """
     flags = {name: str(value) for name, value in others.items() if value is not None}
     flags["data_dir"] = str(Path(data_dir).expanduser().absolute())
@@ -58,6 +62,7 @@ def command(
     settings = read_settings(**flags)
     logs.configure()
     with standalone.exclusive(settings.data_dir):
+        _demand_free(settings.host, settings.port)
         _remember(settings.data_dir / UP_FILE, flags)
         schema.upgrade(settings.database)
         _offer_demo_models(settings)
@@ -71,6 +76,32 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _demand_free(host: str, port: int) -> None:
+    """Make sure that nobody listens where the listener will.
+
+    The listener of a tree that was killed needs a moment to let go.
+
+    Raises:
+        SettingsError: The port is taken, or the address is not this host's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + PORT_TIMEOUT_S
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise SettingsError(
+                        f"cannot listen on {host} port {port} ({error.strerror}): "
+                        "choose another --port or --host"
+                    ) from error
+            else:
+                return
+        time.sleep(POLL_S)
 
 
 def _remember(path: Path, flags: Mapping[str, str]) -> None:
