@@ -177,7 +177,8 @@ def _summary(analyzed: Sequence[AnalyzedCase]) -> str:
     if not analyzed:
         return "the input is unchanged, the earlier result stands"
     return "; ".join(
-        f"{case.finding.selection.laterality}: {case.finding.pathway}"
+        f"side {case.finding.selection.laterality}, result version "
+        f"{case.finding.version}: see `sentinode results show`"
         for case in analyzed
     )
 
