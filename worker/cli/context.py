@@ -75,9 +75,8 @@ def read_settings(**flags: object) -> WorkerSettings:
     try:
         return load(WorkerSettings, **flags)
     except SettingsError as error:
-        raise click.UsageError(
-            f"{error}\nGive --data-dir, or set the variables named above."
-        ) from error
+        hint = "Set each variable, or give its option, --data-dir for one."
+        raise click.UsageError(f"{error}\n{hint}") from error
 
 
 def site_options(function: F) -> F:

@@ -116,7 +116,12 @@ def _listener(site: Site) -> str:
 
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
-        elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+        try:
+            elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+        except NodeError as error:
+            raise NodeError(
+                f"{error}: is it up, does it know {site.settings.aet} at this address?"
+            ) from error
         return f"{peer} echoed in {elapsed:.0f} ms"
 
     return echo
