@@ -182,6 +182,12 @@ class NodeSettings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir / 'sentinode.db'}"
 
     @property
+    def listener(self) -> Peer:
+        """The listener as this host reaches it, whatever address it listens on."""
+        everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared only
+        return Peer(self.aet, "127.0.0.1" if everywhere else self.host, self.port)
+
+    @property
     def spool(self) -> Path:
         """Folder of instances and documents."""
         return self.data_dir / "spool"

@@ -126,9 +126,7 @@ def _run(stand: Stand) -> None:
             _check_and_print(
                 stand, uid, report, f"{report.at - sent:.1f} s after sending"
             )
-        waiting = [
-            uid for uid, one in first.items() if one.values.nsln.status == "pending"
-        ]
+        waiting = [uid for uid, one in first.items() if _is_pending(one)]
         for uid in waiting:
             _slnd(stand, uid, truth[uid], first[uid])
             seen = {str(first[uid].document.SOPInstanceUID)}

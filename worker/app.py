@@ -66,6 +66,11 @@ def create_app(settings: WorkerSettings) -> Celery:
     return app
 
 
+def answering(app: Celery, timeout: float) -> list[str]:
+    """Return the names of the workers that answer a ping within so many seconds."""
+    return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
+
+
 def announce_delivery(app: Celery, result_id: str, destinations: Iterable[str]) -> None:
     """Send the messages of fresh deliveries at once; the sweep repeats lost ones."""
     for destination in destinations:

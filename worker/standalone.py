@@ -35,6 +35,7 @@ from dicom_node.db import now
 from dicom_node.errors import NodeError, PermanentError, SettingsError, StateError
 from dicom_node.study import Peer
 from worker import queues
+from worker.app import answering
 from worker.settings import WorkerSettings, child_environment
 
 log = logging.getLogger(__name__)
@@ -289,11 +290,9 @@ def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
 
 
 def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared only
-    peer = Peer(settings.aet, host, settings.port)
     app = Celery(broker=settings.broker)
     waiting: dict[str, Callable[[], object]] = {
-        "listener": lambda: _echo(peer, settings.aet),
+        "listener": lambda: _echo(settings.listener, settings.aet),
         ANALYSIS: lambda: _ping(app, f"{ANALYSIS}@"),
         DISPATCH: lambda: _ping(app, f"{DISPATCH}@"),
     }
@@ -318,6 +317,5 @@ def _echo(peer: Peer, aet: str) -> None:
 
 
 def _ping(app: Celery, prefix: str) -> None:
-    names = [name for reply in app.control.ping(timeout=0.5) or [] for name in reply]
-    if not any(name.startswith(prefix) for name in names):
+    if not any(name.startswith(prefix) for name in answering(app, timeout=0.5)):
         raise PermanentError(f"no worker {prefix} answers")

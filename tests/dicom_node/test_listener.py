@@ -35,6 +35,7 @@ from tests.dicom_node.conftest import (
     store,
     store_all,
 )
+from tests.peers import free_port
 
 STUDY = StudyUid("1.2.3.4")
 EXPLICIT = str(ExplicitVRLittleEndian)
@@ -633,12 +634,6 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
         return True
     return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_killed_listener_loses_nothing_that_it_answered_for(settings, sessions):

@@ -20,6 +20,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.study import Peer
 from worker import models, outcomes
+from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 
 GIB: Final = 2**30
@@ -73,9 +74,7 @@ def _broker(site: Site) -> str:
 def _workers(site: Site) -> str:
     app = Celery(broker=site.settings.broker)
     try:
-        names = [
-            name for reply in app.control.ping(timeout=1.0) or [] for name in reply
-        ]
+        names = answering(app, timeout=1.0)
     except Exception as error:  # each transport has errors of its own
         raise NodeError("the broker does not answer") from error
     if not any(name.startswith("analysis@") for name in names):
@@ -108,9 +107,7 @@ def _disk(site: Site) -> str:
 
 
 def _listener(site: Site) -> str:
-    host = site.settings.host
-    local = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared only
-    peer = Peer(site.settings.aet, local, site.settings.port)
+    peer = site.settings.listener
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 

@@ -76,10 +76,12 @@ def run_sweep() -> None:
 
 def _waiting(queue: str) -> int:
     """Return how many messages a queue holds; a queue that is not there holds none."""
-    with current_app.connection_for_write() as connection:
-        bound = Queue(queue, channel=connection.default_channel)
+    with current_app.connection_or_acquire() as connection:
         try:
-            declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
-            return int(declared.message_count)
+            # A channel of its own: a broker may close it to say that there is no queue.
+            with connection.channel() as channel:
+                bound = Queue(queue, channel=channel)
+                declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
+                return int(declared.message_count)
         except connection.channel_errors:
             return 0
