@@ -17,10 +17,15 @@ Z95: Final = 1.959963984540054
 
 
 class Carrier(StrEnum):
-    """The kind of DICOM object that carried a rectangle."""
+    """What carried a rectangle: a kind of DICOM object, or a person's command."""
 
     GSPS = "GSPS"
     SR = "SR"
+    SCOORD3D = "SCOORD3D"
+    SEG = "SEG"
+    RTSTRUCT = "RTSTRUCT"
+    OVERLAY = "OVERLAY"
+    MANUAL = "MANUAL"
 
 
 class Laterality(StrEnum):
@@ -86,7 +91,10 @@ class Roi:
 
     (0, 0) is the outer top-left corner of the first pixel; x grows along a row
     (columns), y down the rows (PS3.3 C.10.5.1.2). `frame` counts from 1.
-    `exact` is False when the rectangle was derived from another shape.
+    `exact` is False when the rectangle was derived from another shape. `adjudicator`
+    says that its author decides between other readers (NCIt C96561). `by_position`
+    says that the carrier names no image: the rectangle lies on this one, and on every
+    other one at the same position, because of its place in the patient.
     """
 
     sop_instance_uid: SopInstanceUid
@@ -102,6 +110,8 @@ class Roi:
     tracking_uid: str | None = None
     marked_at: datetime | None = None
     exact: bool = True
+    adjudicator: bool = False
+    by_position: bool = False
 
     @property
     def box(self) -> tuple[float, float, float, float]:

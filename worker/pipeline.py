@@ -95,7 +95,7 @@ def analyze(
     objects = images.read_study(study.stored)
     chosen = selection.select(
         objects,
-        roi.read_rois(objects.documents),
+        roi.read_rois(objects.documents, objects.images),
         cascade.sln.manifest.preprocessing.phase,
     )
     select_ms = _since(started)

@@ -10,6 +10,7 @@ from pydicom import Dataset
 from dicom_node.attributes import number, readable, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Roi
+from dicom_node.images import MrImage
 from dicom_node.own import is_own
 from dicom_node.roi import gsps, sr
 from dicom_node.roi.reading import RoiReading
@@ -27,7 +28,9 @@ READERS: Final[dict[str, Reader]] = {"SR": sr.read, "PR": gsps.read}
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
-def read_rois(documents: Sequence[Dataset]) -> RoiReading:
+def read_rois(
+    documents: Sequence[Dataset], images: Sequence[MrImage] = ()
+) -> RoiReading:
     """Read the rectangles that count from the documents of a study.
 
     A reader may save a mark many times. For each author and lesion (tracking UID,
@@ -36,9 +39,14 @@ def read_rois(documents: Sequence[Dataset]) -> RoiReading:
     counts no more. Our own reports carry the rectangle that they were given, so they
     are left out.
 
+    Args:
+        documents: Everything in the study that may carry a mark.
+        images: The study's MR frames; a carrier in patient coordinates needs them.
+
     Returns:
         Rectangles in the order of the documents, and what was refused and why.
     """
+    del images
     with silence():
         return _read_rois([one for one in documents if not is_own(one)])
 

@@ -3,6 +3,16 @@
 from dataclasses import dataclass, field
 
 from dicom_node.findings import Roi
+from dicom_node.study import SopInstanceUid
+
+
+@dataclass(frozen=True, slots=True)
+class KeyImage:
+    """A slice that a person singled out, without a rectangle; `frame` counts from 1."""
+
+    sop_instance_uid: SopInstanceUid
+    frame: int
+    carrier_sop_instance_uid: SopInstanceUid
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +21,4 @@ class RoiReading:
 
     rois: tuple[Roi, ...] = ()
     refused: tuple[str, ...] = field(default=())
+    key_images: tuple[KeyImage, ...] = field(default=())
