@@ -1,0 +1,256 @@
+"""Segmentations (PS3.3 C.8.20), one lesion for each segment.
+
+The rectangle is the box around the segment on the slice where it covers most: derived
+from another shape, so not exact. The image is the one that the frame was derived
+from; a frame that names none lies on an image by its position in the patient.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from pydicom import Dataset
+
+from dicom_node.attributes import moment, number, numbers, text
+from dicom_node.errors import UnreadableObjectError
+from dicom_node.findings import Carrier, Roi
+from dicom_node.geometry import Plane
+from dicom_node.roi import seg_frames
+from dicom_node.roi.masks import Extent, WholeBox, extents
+from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
+from dicom_node.roi.seg_frames import LABELMAP, Layout
+from dicom_node.roi.shapes import (
+    Box,
+    NotARectangleError,
+    Points,
+    Slice,
+    largest,
+    rectangle,
+)
+from dicom_node.roi.study_images import (
+    NotPlacedError,
+    Place,
+    StudyImages,
+    Target,
+    named,
+)
+from dicom_node.study import SopInstanceUid, is_valid_uid
+
+WHOLE: Final = 0.1
+"""Pixels by which an edge may miss a whole one: positions are written rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Segmentation:
+    document: Dataset
+    size: Layout
+    shared: Dataset
+    frames: Sequence[Dataset]
+    images: StudyImages
+
+    def group(self, frame: int, keyword: str) -> Dataset:
+        """Return a functional group of a frame (from 0), an empty one if missing."""
+        for groups in (self.frames[frame], self.shared):
+            items: Sequence[Dataset] = groups.get(keyword) or ()
+            if items:
+                return items[0]
+        return Dataset()
+
+    def plane(self, frame: int) -> Plane | None:
+        """Return where a frame lies in the patient."""
+        measures = self.group(frame, "PixelMeasuresSequence")
+        orientation = self.group(frame, "PlaneOrientationSequence")
+        position = self.group(frame, "PlanePositionSequence")
+        at = numbers(position, "ImagePositionPatient", 3)
+        along = numbers(orientation, "ImageOrientationPatient", 6)
+        spacing = numbers(measures, "PixelSpacing", 2)
+        if at is None or along is None or spacing is None or min(spacing) <= 0:
+            return None
+        if not np.cross(along[:3], along[3:]).any():
+            return None
+        return Plane(at, along, spacing)
+
+    def references(self, frame: int) -> list[Dataset]:
+        """Return the images that a frame was derived from."""
+        derivations = [
+            item
+            for groups in (self.frames[frame], self.shared)
+            for item in groups.get("DerivationImageSequence") or ()
+        ]
+        return [
+            image
+            for item in derivations
+            for image in item.get("SourceImageSequence") or ()
+        ]
+
+    def sources(self) -> list[Dataset]:
+        """Return the study's images that the whole segmentation refers to."""
+        return [
+            instance
+            for series in self.document.get("ReferencedSeriesSequence") or ()
+            for instance in series.get("ReferencedInstanceSequence") or ()
+            if named(instance)[0] in self.images.by_uid
+        ]
+
+
+def read(document: Dataset, images: StudyImages) -> RoiReading:
+    """Read one rectangle for each segment of a segmentation."""
+    found = Found(f"segmentation {text(document, 'SOPInstanceUID')}")
+    try:
+        one = _segmentation(document, images)
+        covered = _covered(one)
+    except UnreadableObjectError as error:
+        found.refuse(str(error))
+        return found.reading()
+    segments = {
+        number(item, "SegmentNumber"): item
+        for item in document.get("SegmentSequence") or ()
+    }
+    for segment, frames in sorted(covered.items()):
+        try:
+            said = segments.get(segment)
+            if said is not None:
+                _read_segment(one, (segment, said), frames, found)
+        except (NotARectangleError, NotPlacedError) as error:
+            found.refuse(f"segment {segment}: {error}")
+    for empty in segments.keys() - covered.keys() - {0, None}:
+        found.refuse(f"segment {empty} is empty")
+    if not segments:
+        found.refuse("it describes no segment")
+    return found.reading()
+
+
+def _segmentation(document: Dataset, images: StudyImages) -> _Segmentation:
+    """Return a segmentation whose claims agree with each other.
+
+    Raises:
+        UnreadableObjectError: They do not.
+    """
+    size = seg_frames.layout(document)
+    shared = document.get("SharedFunctionalGroupsSequence") or ()
+    frames = document.get("PerFrameFunctionalGroupsSequence") or ()
+    if len(frames) != size.frames:
+        raise UnreadableObjectError(
+            f"it claims {size.frames} frames and describes {len(frames)}"
+        )
+    return _Segmentation(
+        document, size, shared[0] if shared else Dataset(), frames, images
+    )
+
+
+def _covered(one: _Segmentation) -> Mapping[int, dict[int, Extent]]:
+    """Return what each segment covers on each frame (from 0), where it covers any."""
+    covered: dict[int, dict[int, Extent]] = {}
+    for frame, stored in enumerate(seg_frames.frames(one.document, one.size)):
+        if one.size.kind == LABELMAP:
+            found = extents(stored)
+        else:
+            mask = stored >= one.size.threshold
+            item = one.group(frame, "SegmentIdentificationSequence")
+            segment = number(item, "ReferencedSegmentNumber")
+            whole = extents(mask.astype(np.uint8)).get(1)
+            found = {} if whole is None or segment is None else {segment: whole}
+        for segment, extent in found.items():
+            covered.setdefault(segment, {})[frame] = extent
+    return covered
+
+
+def _read_segment(
+    one: _Segmentation,
+    segment: tuple[int, Dataset],
+    frames: Mapping[int, Extent],
+    found: Found,
+) -> None:
+    """Add the box of a segment on its largest slice."""
+    slices = [
+        Slice(frame, extent.pixels, _height(one, frame))
+        for frame, extent in frames.items()
+    ]
+    frame = largest(slices).number
+    target, box, by_position = _place(one, frame, frames[frame].box)
+    said = segment[1]
+    document = one.document
+    tracking_uid = text(said, "TrackingUID")
+    label = text(said, "SegmentLabel") or text(said, "SegmentDescription")
+    roi = Roi(
+        *target,
+        *box,
+        carrier=Carrier.SEG,
+        carrier_sop_instance_uid=SopInstanceUid(text(document, "SOPInstanceUID")),
+        author=text(document, "ContentCreatorName")[:MAX_NAME] or None,
+        label=label[:MAX_NAME] or None,
+        tracking_uid=tracking_uid if is_valid_uid(tracking_uid) else None,
+        marked_at=moment(document, "ContentDate", "ContentTime"),
+        exact=False,
+        by_position=by_position,
+    )
+    found.add(roi, str(segment[0]))
+
+
+def _height(one: _Segmentation, frame: int) -> float:
+    plane = one.plane(frame)
+    return float(frame) if plane is None else float(plane.normal @ plane.position)
+
+
+def _place(one: _Segmentation, frame: int, whole: WholeBox) -> tuple[Target, Box, bool]:
+    """Return the image of a frame, the box in its pixels, and whether by position.
+
+    Raises:
+        NotPlacedError: No image of the study is where the frame is.
+        NotARectangleError: The grids of frame and image are turned to each other.
+    """
+    references = one.references(frame)
+    plane = one.plane(frame)
+    known = [image for image in references if named(image)[0] in one.images.by_uid]
+    if references and not known:
+        uid, frames = named(references[0])
+        return (uid, frames[0] if frames else 1), _real(whole), False
+    if plane is None:
+        return _place_by_grid(one, known), _real(whole), False
+    x0, y0, x1, y1 = whole
+    corners = plane.to_patient([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    place = _place_corners(one, corners, known)
+    box = _to_whole(rectangle(place.points.ravel().tolist()))
+    return (place.image.sop_instance_uid, place.image.frame), box, place.by_position
+
+
+def _place_corners(
+    one: _Segmentation, corners: Points, known: Sequence[Dataset]
+) -> Place:
+    """Put a box on an image of its frame, else of its document, else by position."""
+    frame_of_reference = text(one.document, "FrameOfReferenceUID")
+    try:
+        return one.images.place(corners, frame_of_reference, known or one.sources())
+    except NotPlacedError:
+        if known:
+            raise
+        return one.images.place(corners, frame_of_reference)
+
+
+def _place_by_grid(one: _Segmentation, known: Sequence[Dataset]) -> Target:
+    """Return the one image that a frame without a position names."""
+    targets = {target for item in known for target in one.images.targets(item)}
+    if len(targets) != 1:
+        raise NotPlacedError(
+            "its frame states no position and names no single image of the study"
+        )
+    (uid, frame) = targets.pop()
+    grids = {(i.rows, i.columns) for i in one.images.by_uid[uid] if i.frame == frame}
+    if grids != {(one.size.rows, one.size.columns)}:
+        raise NotPlacedError(
+            f"its frame states no position and has another size than image {uid}"
+        )
+    return uid, frame
+
+
+def _real(whole: WholeBox) -> Box:
+    x0, y0, x1, y1 = whole
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _to_whole(box: Box) -> Box:
+    """Widen a box to whole pixels of the image, but for what rounding left over."""
+    x0, y0 = np.floor(np.array(box[:2]) + WHOLE).tolist()
+    x1, y1 = np.ceil(np.array(box[2:]) - WHOLE).tolist()
+    return (x0, y0, x1, y1)
