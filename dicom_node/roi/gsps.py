@@ -17,6 +17,7 @@ from dicom_node.attributes import moment, number, numbers, real, text
 from dicom_node.findings import Carrier, Roi
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.shapes import (
+    DRAW,
     Box,
     NotARectangleError,
     Points,
@@ -92,7 +93,7 @@ def _read_graphic(
             for target in annotation.targets
         }
     except NotARectangleError as error:
-        annotation.found.refuse(f"{error} is not a rectangle in pixels")
+        annotation.found.refuse(f"{error} is not a rectangle in pixels; {DRAW}")
         return False
     except NotPlacedError as error:
         annotation.found.refuse(str(error))

@@ -99,8 +99,10 @@ def read(document: Dataset, images: StudyImages) -> RoiReading:
         )
         try:
             _read_structure(one, images, found)
-        except (NotARectangleError, NotPlacedError) as error:
+        except NotARectangleError as error:
             found.refuse(f"{one.name}: {error}")
+        except NotPlacedError as error:
+            found.refuse(f"{one.name} has no place on its largest slice: {error}")
     return found.reading()
 
 

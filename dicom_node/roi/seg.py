@@ -112,8 +112,12 @@ def read(document: Dataset, images: StudyImages) -> RoiReading:
             said = segments.get(segment)
             if said is not None:
                 _read_segment(one, (segment, said), frames, found)
-        except (NotARectangleError, NotPlacedError) as error:
+        except NotARectangleError as error:
             found.refuse(f"segment {segment}: {error}")
+        except NotPlacedError as error:
+            found.refuse(
+                f"segment {segment} has no place on its largest slice: {error}"
+            )
     for empty in segments.keys() - covered.keys() - {0, None}:
         found.refuse(f"segment {empty} is empty")
     if not segments:

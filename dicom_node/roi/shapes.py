@@ -27,6 +27,9 @@ MAX_POINTS: Final = 100_000
 RECTANGLE_POINTS: Final = frozenset({4, 5})
 """Points of a rectangle; the fifth is the first again."""
 
+DRAW: Final = "draw one whose sides follow the pixels"
+"""What a person can do about a figure that is no rectangle."""
+
 SINGLE_BYTES: Final = 4
 """Size of one number of representation FL."""
 

@@ -18,6 +18,7 @@ from dicom_node.attributes import moment, reals, text
 from dicom_node.findings import Carrier, Roi
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.shapes import (
+    DRAW,
     RECTANGLE_POINTS,
     NotARectangleError,
     Points,
@@ -113,7 +114,7 @@ def _walk(item: Dataset, context: _Context, report: _Report) -> None:
     try:
         read_region(item, context, report)
     except NotARectangleError as error:
-        report.found.refuse(f"{error} is not a rectangle")
+        report.found.refuse(f"{error} is not a rectangle; {DRAW}")
     except NotPlacedError as error:
         report.found.refuse(f"a rectangle has no place: {error}")
 
