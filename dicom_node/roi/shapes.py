@@ -1,6 +1,6 @@
 """Which graphics are rectangles, and what encloses those that are not."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -120,20 +120,31 @@ def coordinates(item: Dataset, keyword: str, most: int = MAX_POINTS) -> Points:
         NotARectangleError: There are more, or not all are finite numbers.
     """
     value = item.get_item(keyword).value if keyword in item else None
-    if isinstance(value, bytes) and dictionary_VR(keyword) == "DS":
-        value = value.strip(b"\0 \\").split(b"\\")
     if value is None or len(value) == 0:
         return np.empty(0)
-    if len(value) > 3 * most * (SINGLE_BYTES if isinstance(value, bytes) else 1):
+    if _count(value, keyword) > 3 * most:
         raise NotARectangleError(f"an outline of more than {most} points")
     try:
-        numbers = np.array(item[keyword].value if isinstance(value, bytes) else value)
-        numbers = numbers.astype(np.float64)
+        if isinstance(value, bytes) and _is_text(keyword):
+            numbers = np.array(value.strip(b"\0 \\").split(b"\\")).astype(np.float64)
+        else:
+            numbers = np.array(item[keyword].value, dtype=np.float64)
     except PARSE_ERRORS:
         numbers = np.array([np.nan])
     if numbers.ndim != 1 or not np.isfinite(numbers).all():
         raise NotARectangleError("a figure whose coordinates are no numbers")
     return numbers
+
+
+def _count(value: Sized, keyword: str) -> int:
+    """Return how many numbers a value holds, whether it was converted or not."""
+    if not isinstance(value, bytes):
+        return len(value)
+    return value.count(b"\\") + 1 if _is_text(keyword) else len(value) // SINGLE_BYTES
+
+
+def _is_text(keyword: str) -> bool:
+    return dictionary_VR(keyword) == "DS"
 
 
 def largest(slices: Sequence[Slice]) -> Slice:
