@@ -5,6 +5,7 @@ tests the product's.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
+from dicom_node.images import MrImage, read_study
 from dicom_node.report.evidence import as_evidence
 from tests.dicom_objects import (
     AT,
@@ -27,6 +29,7 @@ from tests.dicom_objects import (
     lenient,
     reread,
     sr_rectangle,
+    store,
 )
 
 ADJUDICATOR = sr.CodedConcept("C96561", "NCIt", "Adjudicator")
@@ -350,6 +353,11 @@ def with_meta(made: Dataset) -> Dataset:
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     return made
+
+
+def images_of(folder: Path, *datasets: Dataset) -> tuple[MrImage, ...]:
+    """The images of a study, read from files as the worker does."""
+    return read_study(store(folder, datasets)).images
 
 
 Writer = Callable[[Dataset, Box], Dataset]

@@ -57,6 +57,9 @@ def read(images: Sequence[MrImage]) -> RoiReading:
     Returns:
         A rectangle for each region; what was refused is counted, not listed by image,
         since a scanner may put the same text on a thousand of them.
+
+    Raises:
+        OSError: A file itself cannot be opened or read.
     """
     rois: list[Roi] = []
     refused: Counter[str] = Counter()
@@ -66,7 +69,7 @@ def read(images: Sequence[MrImage]) -> RoiReading:
     for frames in files.values():
         try:
             reading = _read_file(frames, refused)
-        except (OSError, UnreadableObjectError) as error:
+        except UnreadableObjectError as error:
             refused[str(error)] += 1
         else:
             rois.extend(reading.rois)

@@ -1,12 +1,18 @@
 """One rectangle through every carrier, and what each carrier adds to it."""
 
+from io import BytesIO
+
 import pytest
+from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
-from dicom_node.images import read_study
+from dicom_node.images import read_header, read_study
+from dicom_node.report.sr import build_sr
 from dicom_node.roi import KeyImage, read_rois
+from dicom_node.selection import select
 from tests import dicom_objects, roi_objects
 from tests.dicom_objects import AT, BOX, READER, dynamic_series, mr_slice
+from tests.report_cases import DEVICE, pending
 from tests.roi_objects import EXACT, WHOLE
 
 UNEVEN = (20.25, 30.5, 43.75, 50.125)
@@ -154,3 +160,16 @@ def test_what_needs_an_image_says_which_is_lacking(writer, lacking):
     reading = read_rois([(EXACT | WHOLE)[writer](image, BOX)])
     assert reading.rois == ()
     assert lacking.format(image.SOPInstanceUID) in reading.refused[0]
+
+
+@pytest.mark.parametrize("writer", [*EXACT, *WHOLE])
+def test_a_report_can_cite_the_carrier(tmp_path, writer):
+    study = dynamic_series()
+    document = (EXACT | WHOLE)[writer](study[4], BOX)
+    objects = read_study(dicom_objects.store(tmp_path, [*study, document]))
+    (selection,) = select(objects, read_rois(objects.documents, objects.images))
+    assert selection.phase == "post-contrast 1"
+    header = read_header(selection.path)
+    built = build_sr(pending(selection), header, objects.documents[0], None, DEVICE)
+    cited = str(dcmread(BytesIO(built.content)))
+    assert document.SOPInstanceUID in cited
