@@ -1,6 +1,6 @@
 """Boxes around what is set in a mask, in whole pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Mask: TypeAlias = NDArray[np.bool_]
 WholeBox: TypeAlias = tuple[int, int, int, int]
 """(x0, y0, x1, y1): the first pixel, and the one after the last."""
+
+MAX_PARTS: Final = 200
 
 MAX_RUNS: Final = 20_000
 """Runs of set pixels; noise has more, a drawing fewer."""
@@ -67,6 +69,41 @@ def components(mask: Mask, *, diagonal: bool) -> NDArray[np.int32] | None:
         root = _root(parents, index)
         labels[row, start:stop] = numbers.setdefault(root, len(numbers) + 1)
     return labels
+
+
+def boxes_of_parts(mask: Mask, apart: float) -> list[WholeBox]:
+    """Return a box around each group of parts of a mask (rows, columns).
+
+    Args:
+        mask: With something set.
+        apart: Pixels between the boxes of two parts from which on they are two
+            groups. What has too many parts to tell apart is one group.
+    """
+    labels = components(mask, diagonal=True)
+    boxes = [] if labels is None else [one.box for one in extents(labels).values()]
+    if not 1 <= len(boxes) <= MAX_PARTS:
+        return [one.box for one in extents(mask.astype(np.uint8)).values()]
+    groups: list[WholeBox] = []
+    for box in boxes:
+        joined, merged = box, True
+        while merged:
+            near = [one for one in groups if _gap(one, joined) < apart]
+            merged = bool(near)
+            groups = [one for one in groups if one not in near]
+            joined = _around([joined, *near])
+        groups.append(joined)
+    return sorted(groups)
+
+
+def _gap(one: WholeBox, other: WholeBox) -> int:
+    across = max(one[0], other[0]) - min(one[2], other[2])
+    down = max(one[1], other[1]) - min(one[3], other[3])
+    return max(across, down)
+
+
+def _around(boxes: Sequence[WholeBox]) -> WholeBox:
+    x0s, y0s, x1s, y1s = zip(*boxes, strict=True)
+    return min(x0s), min(y0s), max(x1s), max(y1s)
 
 
 def _runs(mask: Mask) -> list[tuple[int, int, int]]:

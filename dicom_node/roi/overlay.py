@@ -23,7 +23,7 @@ from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
 from dicom_node.images import MrImage
 from dicom_node.pixels import MAX_SIDE
-from dicom_node.roi.masks import Mask, WholeBox, components, extents
+from dicom_node.roi.masks import MAX_PARTS, Mask, WholeBox, components, extents
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 
 GROUPS: Final = range(0x6000, 0x601F, 2)
@@ -38,7 +38,6 @@ MIN_SOLID: Final = 0.5
 MIN_BORDER: Final = 0.95
 """Part of the border of its box that a rectangle covers."""
 
-MAX_PARTS: Final = 200
 OTHER_GRAPHICS: Final = "text, rulers or orientation marks"
 
 

@@ -1,15 +1,17 @@
 """Segmentations (PS3.3 C.8.20), one lesion for each segment.
 
-The rectangle is the box around the segment on the slice where it covers most: derived
+The rectangle is the box around the segment on the slice where it covers most, one for
+each of its parts there that lie far from the others: derived
 from another shape, so not exact. The image is the one that the frame was derived
 from; a frame that names none lies on an image by its position in the patient.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node.attributes import moment, number, numbers, text
@@ -17,7 +19,7 @@ from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
 from dicom_node.geometry import Plane
 from dicom_node.roi import seg_frames
-from dicom_node.roi.masks import Extent, WholeBox, extents
+from dicom_node.roi.masks import Extent, WholeBox, boxes_of_parts, extents
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.seg_frames import LABELMAP, Layout
 from dicom_node.roi.shapes import (
@@ -37,6 +39,10 @@ from dicom_node.roi.study_images import (
 )
 from dicom_node.study import SopInstanceUid, is_valid_uid
 
+MAX_SEGMENTS: Final = 256
+APART_MM: Final = 10.0
+"""Parts of a segment that are nearer to each other are one lesion."""
+
 WHOLE: Final = 0.1
 """Pixels by which an edge may miss a whole one: positions are written rounded."""
 
@@ -47,6 +53,7 @@ class _Segmentation:
     size: Layout
     shared: Dataset
     frames: Sequence[Dataset]
+    segments: Mapping[int, Dataset]
     images: StudyImages
 
     def group(self, frame: int, keyword: str) -> Dataset:
@@ -95,33 +102,25 @@ class _Segmentation:
 
 
 def read(document: Dataset, images: StudyImages) -> RoiReading:
-    """Read one rectangle for each segment of a segmentation."""
+    """Read the rectangles of a segmentation, one for each part of each segment."""
     found = Found(f"segmentation {text(document, 'SOPInstanceUID')}")
     try:
         one = _segmentation(document, images)
         covered = _covered(one)
+        chosen = {
+            segment: _largest_frame(one, frames)
+            for segment, frames in covered.items()
+            if segment in one.segments
+        }
+        parts = _parts(one, chosen)
     except UnreadableObjectError as error:
         found.refuse(str(error))
         return found.reading()
-    segments = {
-        number(item, "SegmentNumber"): item
-        for item in document.get("SegmentSequence") or ()
-    }
-    for segment, frames in sorted(covered.items()):
-        try:
-            said = segments.get(segment)
-            if said is not None:
-                _read_segment(one, (segment, said), frames, found)
-        except NotARectangleError as error:
-            found.refuse(f"segment {segment}: {error}")
-        except NotPlacedError as error:
-            found.refuse(
-                f"segment {segment} has no place on its largest slice: {error}"
-            )
-    for empty in segments.keys() - covered.keys() - {0, None}:
+    for segment, boxes in sorted(parts.items()):
+        for box in boxes:
+            _read_part(one, segment, (chosen[segment], box), found)
+    for empty in sorted(one.segments.keys() - chosen.keys()):
         found.refuse(f"segment {empty} is empty")
-    if not segments:
-        found.refuse("it describes no segment")
     return found.reading()
 
 
@@ -138,46 +137,84 @@ def _segmentation(document: Dataset, images: StudyImages) -> _Segmentation:
         raise UnreadableObjectError(
             f"it claims {size.frames} frames and describes {len(frames)}"
         )
+    numbered = {
+        number(item, "SegmentNumber"): item
+        for item in document.get("SegmentSequence") or ()
+    }
+    segments = {key: item for key, item in numbered.items() if key}
+    if not 1 <= len(segments) <= MAX_SEGMENTS:
+        raise UnreadableObjectError(
+            f"it describes {len(segments)} segments, not 1-{MAX_SEGMENTS}"
+        )
     return _Segmentation(
-        document, size, shared[0] if shared else Dataset(), frames, images
+        document, size, shared[0] if shared else Dataset(), frames, segments, images
     )
 
 
-def _covered(one: _Segmentation) -> Mapping[int, dict[int, Extent]]:
-    """Return what each segment covers on each frame (from 0), where it covers any."""
-    covered: dict[int, dict[int, Extent]] = {}
+def _labelled(one: _Segmentation) -> Iterator[tuple[int, NDArray[np.integer]]]:
+    """Yield each frame (from 0) with the number of its segment in every pixel."""
     for frame, stored in enumerate(seg_frames.frames(one.document, one.size)):
         if one.size.kind == LABELMAP:
-            found = extents(stored)
-        else:
-            mask = stored >= one.size.threshold
-            item = one.group(frame, "SegmentIdentificationSequence")
-            segment = number(item, "ReferencedSegmentNumber")
-            whole = extents(mask.astype(np.uint8)).get(1)
-            found = {} if whole is None or segment is None else {segment: whole}
-        for segment, extent in found.items():
+            yield frame, stored
+            continue
+        item = one.group(frame, "SegmentIdentificationSequence")
+        segment = number(item, "ReferencedSegmentNumber") or 0
+        yield frame, (stored >= one.size.threshold) * np.int32(segment)
+
+
+def _covered(one: _Segmentation) -> Mapping[int, dict[int, Extent]]:
+    """Return what each segment covers on each frame, where it covers any."""
+    covered: dict[int, dict[int, Extent]] = {}
+    for frame, labels in _labelled(one):
+        for segment, extent in extents(labels).items():
             covered.setdefault(segment, {})[frame] = extent
     return covered
 
 
-def _read_segment(
-    one: _Segmentation,
-    segment: tuple[int, Dataset],
-    frames: Mapping[int, Extent],
-    found: Found,
-) -> None:
-    """Add the box of a segment on its largest slice."""
+def _largest_frame(one: _Segmentation, frames: Mapping[int, Extent]) -> int:
     slices = [
         Slice(frame, extent.pixels, _height(one, frame))
         for frame, extent in frames.items()
     ]
-    frame = largest(slices).number
-    target, box, by_position = _place(one, frame, frames[frame].box)
-    said = segment[1]
+    return largest(slices).number
+
+
+def _parts(
+    one: _Segmentation, chosen: Mapping[int, int]
+) -> Mapping[int, Sequence[WholeBox]]:
+    """Return the boxes around the parts of each segment on its chosen frame.
+
+    A segment may hold lesions far from each other, even on both sides; one box around
+    them all would be a lesion that nobody drew.
+    """
+    parts: dict[int, Sequence[WholeBox]] = {}
+    for frame, labels in _labelled(one):
+        plane = one.plane(frame)
+        spacing = min(plane.spacing) if plane else 1.0
+        for segment in [key for key, at in chosen.items() if at == frame]:
+            parts[segment] = boxes_of_parts(labels == segment, APART_MM / spacing)
+    return parts
+
+
+def _read_part(
+    one: _Segmentation, segment: int, where: tuple[int, WholeBox], found: Found
+) -> None:
+    """Add the box of a part of a segment on a frame, or say why it has no place."""
+    try:
+        found.add(_roi(one, segment, where), str(segment))
+    except NotARectangleError as error:
+        found.refuse(f"segment {segment}: {error}")
+    except NotPlacedError as error:
+        found.refuse(f"segment {segment} has no place on its largest slice: {error}")
+
+
+def _roi(one: _Segmentation, segment: int, where: tuple[int, WholeBox]) -> Roi:
+    target, box, by_position = _place(one, *where)
+    said = one.segments[segment]
     document = one.document
     tracking_uid = text(said, "TrackingUID")
     label = text(said, "SegmentLabel") or text(said, "SegmentDescription")
-    roi = Roi(
+    return Roi(
         *target,
         *box,
         carrier=Carrier.SEG,
@@ -189,7 +226,6 @@ def _read_segment(
         exact=False,
         by_position=by_position,
     )
-    found.add(roi, str(segment[0]))
 
 
 def _height(one: _Segmentation, frame: int) -> float:

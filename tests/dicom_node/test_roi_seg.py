@@ -169,3 +169,22 @@ def test_an_empty_segment_is_named():
     more.SegmentNumber, more.SegmentLabel = 2, "nothing"
     seg.SegmentSequence.append(more)
     assert "segment 2 is empty" in read_rois([seg]).refused[0]
+
+
+def test_parts_far_from_each_other_are_lesions_of_their_own():
+    study = slices(1)
+    found = masks(study, (5, 5, 15, 15)) + masks(study, (80, 40, 95, 60))
+    found += masks(study, (18, 5, 21, 9))  # a satellite of the first
+    assert boxes(segmentation(study, found)) == [(5, 5, 21, 15), (80, 40, 95, 60)]
+
+
+def test_more_segments_than_anybody_draws_are_refused():
+    study = slices(1)
+    seg = segmentation(study, masks(study, (5, 5, 9, 9)))
+    for n in range(300):
+        more = Dataset()
+        more.SegmentNumber = n + 1
+        seg.SegmentSequence.append(more)
+    reading = read_rois([seg])
+    assert reading.rois == ()
+    assert "300 segments" in reading.refused[0]
