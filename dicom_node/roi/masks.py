@@ -1,15 +1,21 @@
 """Boxes around what is set in a mask, in whole pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dicom_node.roi.shapes import Box
+
 Mask: TypeAlias = NDArray[np.bool_]
 WholeBox: TypeAlias = tuple[int, int, int, int]
 """(x0, y0, x1, y1): the first pixel, and the one after the last."""
+
+
+APART_MM: Final = 10.0
+"""Parts of one mark that are nearer to each other are one lesion."""
 
 MAX_PARTS: Final = 200
 
@@ -83,7 +89,14 @@ def boxes_of_parts(mask: Mask, apart: float) -> list[WholeBox]:
     boxes = [] if labels is None else [one.box for one in extents(labels).values()]
     if not 1 <= len(boxes) <= MAX_PARTS:
         return [one.box for one in extents(mask.astype(np.uint8)).values()]
-    groups: list[WholeBox] = []
+    return [
+        (int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in grouped(boxes, apart)
+    ]
+
+
+def grouped(boxes: Iterable[Box], apart: float) -> list[Box]:
+    """Return boxes around groups of boxes that lie nearer than `apart` to another."""
+    groups: list[Box] = []
     for box in boxes:
         joined, merged = box, True
         while merged:
@@ -95,13 +108,13 @@ def boxes_of_parts(mask: Mask, apart: float) -> list[WholeBox]:
     return sorted(groups)
 
 
-def _gap(one: WholeBox, other: WholeBox) -> int:
+def _gap(one: Box, other: Box) -> float:
     across = max(one[0], other[0]) - min(one[2], other[2])
     down = max(one[1], other[1]) - min(one[3], other[3])
     return max(across, down)
 
 
-def _around(boxes: Sequence[WholeBox]) -> WholeBox:
+def _around(boxes: Sequence[Box]) -> Box:
     x0s, y0s, x1s, y1s = zip(*boxes, strict=True)
     return min(x0s), min(y0s), max(x1s), max(y1s)
 

@@ -1,12 +1,13 @@
 """Outlines in RT structure sets (PS3.3 C.8.8.5, C.8.8.6), one lesion for each ROI.
 
 The outlines are flat figures in the patient, slice by slice. The rectangle lies on
-the slice where the ROI is largest. Outlines that another one encloses are holes; a
-box around the outer ones is the same with them, so CLOSED_PLANAR_XOR, where holes are
-outlines of their own, needs no other rule than CLOSED_PLANAR.
+the slice where the ROI is largest; groups of outlines far apart there are lesions of
+their own. Outlines that another one encloses are holes; a box around the outer ones is
+the same with them, so CLOSED_PLANAR_XOR, where holes are outlines of their own, needs
+no other rule than CLOSED_PLANAR.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from pydicom import Dataset
 from dicom_node.attributes import moment, number, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
+from dicom_node.roi.masks import APART_MM, grouped
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.shapes import (
     Box,
@@ -145,8 +147,8 @@ def _read_structure(one: _Structure, images: StudyImages, found: Found) -> None:
     first = places[0]
     if any(place.image is not first.image for place in places):
         raise NotPlacedError("its outlines on one slice lie on different images")
-    box, exact = _box(places)
-    found.add(_roi(one, first, box, exact=exact), one.name)
+    for box, exact in _boxes(places):
+        found.add(_roi(one, first, box, exact=exact), one.name)
 
 
 def _roi(one: _Structure, place: Place, box: Box, *, exact: bool) -> Roi:
@@ -244,11 +246,18 @@ def _outer_area(outlines: Sequence[_Outline], normal: Points) -> float:
     return area
 
 
-def _box(places: Sequence[Place]) -> tuple[Box, bool]:
-    """Return the rectangle, and whether it was drawn as one.
+def _boxes(places: Sequence[Place]) -> Iterator[tuple[Box, bool]]:
+    """Yield a rectangle for each group of outlines, and whether it was drawn as one.
 
     Raises:
-        NotARectangleError: It has no area.
+        NotARectangleError: One has no area.
     """
-    box = enclosing(np.vstack([place.points for place in places]))
-    return box, len(places) == 1 and follows(places[0].points, box)
+    spacing = min(places[0].image.spacing or (1.0,))
+    boxes = [enclosing(place.points) for place in places]
+    for group in grouped(boxes, APART_MM / spacing):
+        members = [
+            place.points
+            for place, box in zip(places, boxes, strict=True)
+            if grouped([group, box], 0.0) == [group]
+        ]
+        yield group, len(members) == 1 and follows(members[0], group)

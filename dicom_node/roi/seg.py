@@ -19,7 +19,7 @@ from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
 from dicom_node.geometry import Plane
 from dicom_node.roi import seg_frames
-from dicom_node.roi.masks import Extent, WholeBox, boxes_of_parts, extents
+from dicom_node.roi.masks import APART_MM, Extent, WholeBox, boxes_of_parts, extents
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.seg_frames import LABELMAP, Layout
 from dicom_node.roi.shapes import (
@@ -40,9 +40,6 @@ from dicom_node.roi.study_images import (
 from dicom_node.study import SopInstanceUid, is_valid_uid
 
 MAX_SEGMENTS: Final = 256
-APART_MM: Final = 10.0
-"""Parts of a segment that are nearer to each other are one lesion."""
-
 WHOLE: Final = 0.1
 """Pixels by which an edge may miss a whole one: positions are written rounded."""
 

@@ -47,11 +47,20 @@ def test_of_equal_contours_the_middle_one_counts(read):
     assert roi.exact
 
 
+def test_contours_far_from_each_other_are_lesions_of_their_own(read):
+    image = mr_slice()
+    both = [(20.0, 30.0, 30.0, 40.0), (60.0, 35.0, 80.0, 60.0)]
+    contours = [(image, corners(box)[:4]) for box in both]
+    rois = read(structure_set(image, contours), image).rois
+    assert [roi.box for roi in rois] == [pytest.approx(box, abs=1e-3) for box in both]
+    assert all(roi.exact for roi in rois)
+
+
 def test_two_contours_on_one_slice_have_one_box_around_them(read):
     image = mr_slice()
     contours = [
         (image, corners((20, 30, 30, 40))[:4]),
-        (image, corners((40, 35, 55, 60))[:4]),
+        (image, corners((38, 35, 55, 60))[:4]),
     ]
     (roi,) = read(structure_set(image, contours), image).rois
     assert roi.box == pytest.approx((20, 30, 55, 60), abs=1e-3)
