@@ -7,21 +7,20 @@ from; a frame that names none lies on an image by its position in the patient.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_node.attributes import moment, number, numbers, text
+from dicom_node.attributes import moment, number, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
-from dicom_node.geometry import Plane
 from dicom_node.roi import seg_frames
 from dicom_node.roi.masks import APART_MM, Extent, WholeBox, boxes_of_parts, extents
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
-from dicom_node.roi.seg_frames import LABELMAP, Layout
+from dicom_node.roi.seg_frames import LABELMAP
+from dicom_node.roi.segmentation import Segmentation, segmentation
 from dicom_node.roi.shapes import (
     Box,
     NotARectangleError,
@@ -39,70 +38,15 @@ from dicom_node.roi.study_images import (
 )
 from dicom_node.study import SopInstanceUid, is_valid_uid
 
-MAX_SEGMENTS: Final = 256
 WHOLE: Final = 0.1
 """Pixels by which an edge may miss a whole one: positions are written rounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Segmentation:
-    document: Dataset
-    size: Layout
-    shared: Dataset
-    frames: Sequence[Dataset]
-    segments: Mapping[int, Dataset]
-    images: StudyImages
-
-    def group(self, frame: int, keyword: str) -> Dataset:
-        """Return a functional group of a frame (from 0), an empty one if missing."""
-        for groups in (self.frames[frame], self.shared):
-            items: Sequence[Dataset] = groups.get(keyword) or ()
-            if items:
-                return items[0]
-        return Dataset()
-
-    def plane(self, frame: int) -> Plane | None:
-        """Return where a frame lies in the patient."""
-        measures = self.group(frame, "PixelMeasuresSequence")
-        orientation = self.group(frame, "PlaneOrientationSequence")
-        position = self.group(frame, "PlanePositionSequence")
-        at = numbers(position, "ImagePositionPatient", 3)
-        along = numbers(orientation, "ImageOrientationPatient", 6)
-        spacing = numbers(measures, "PixelSpacing", 2)
-        if at is None or along is None or spacing is None or min(spacing) <= 0:
-            return None
-        if not np.cross(along[:3], along[3:]).any():
-            return None
-        return Plane(at, along, spacing)
-
-    def references(self, frame: int) -> list[Dataset]:
-        """Return the images that a frame was derived from."""
-        derivations = [
-            item
-            for groups in (self.frames[frame], self.shared)
-            for item in groups.get("DerivationImageSequence") or ()
-        ]
-        return [
-            image
-            for item in derivations
-            for image in item.get("SourceImageSequence") or ()
-        ]
-
-    def sources(self) -> list[Dataset]:
-        """Return the study's images that the whole segmentation refers to."""
-        return [
-            instance
-            for series in self.document.get("ReferencedSeriesSequence") or ()
-            for instance in series.get("ReferencedInstanceSequence") or ()
-            if named(instance)[0] in self.images.by_uid
-        ]
 
 
 def read(document: Dataset, images: StudyImages) -> RoiReading:
     """Read the rectangles of a segmentation, one for each part of each segment."""
     found = Found(f"segmentation {text(document, 'SOPInstanceUID')}")
     try:
-        one = _segmentation(document, images)
+        one = segmentation(document, images)
         covered = _covered(one)
         chosen = {
             segment: _largest_frame(one, frames)
@@ -121,34 +65,7 @@ def read(document: Dataset, images: StudyImages) -> RoiReading:
     return found.reading()
 
 
-def _segmentation(document: Dataset, images: StudyImages) -> _Segmentation:
-    """Return a segmentation whose claims agree with each other.
-
-    Raises:
-        UnreadableObjectError: They do not.
-    """
-    size = seg_frames.layout(document)
-    shared = document.get("SharedFunctionalGroupsSequence") or ()
-    frames = document.get("PerFrameFunctionalGroupsSequence") or ()
-    if len(frames) != size.frames:
-        raise UnreadableObjectError(
-            f"it claims {size.frames} frames and describes {len(frames)}"
-        )
-    numbered = {
-        number(item, "SegmentNumber"): item
-        for item in document.get("SegmentSequence") or ()
-    }
-    segments = {key: item for key, item in numbered.items() if key}
-    if not 1 <= len(segments) <= MAX_SEGMENTS:
-        raise UnreadableObjectError(
-            f"it describes {len(segments)} segments, not 1-{MAX_SEGMENTS}"
-        )
-    return _Segmentation(
-        document, size, shared[0] if shared else Dataset(), frames, segments, images
-    )
-
-
-def _labelled(one: _Segmentation) -> Iterator[tuple[int, NDArray[np.integer]]]:
+def _labelled(one: Segmentation) -> Iterator[tuple[int, NDArray[np.integer]]]:
     """Yield each frame (from 0) with the number of its segment in every pixel."""
     for frame, stored in enumerate(seg_frames.frames(one.document, one.size)):
         if one.size.kind == LABELMAP:
@@ -159,7 +76,7 @@ def _labelled(one: _Segmentation) -> Iterator[tuple[int, NDArray[np.integer]]]:
         yield frame, (stored >= one.size.threshold) * np.int32(segment)
 
 
-def _covered(one: _Segmentation) -> Mapping[int, dict[int, Extent]]:
+def _covered(one: Segmentation) -> Mapping[int, dict[int, Extent]]:
     """Return what each segment covers on each frame, where it covers any."""
     covered: dict[int, dict[int, Extent]] = {}
     for frame, labels in _labelled(one):
@@ -168,7 +85,7 @@ def _covered(one: _Segmentation) -> Mapping[int, dict[int, Extent]]:
     return covered
 
 
-def _largest_frame(one: _Segmentation, frames: Mapping[int, Extent]) -> int:
+def _largest_frame(one: Segmentation, frames: Mapping[int, Extent]) -> int:
     slices = [
         Slice(frame, extent.pixels, _height(one, frame))
         for frame, extent in frames.items()
@@ -177,7 +94,7 @@ def _largest_frame(one: _Segmentation, frames: Mapping[int, Extent]) -> int:
 
 
 def _parts(
-    one: _Segmentation, chosen: Mapping[int, int]
+    one: Segmentation, chosen: Mapping[int, int]
 ) -> Mapping[int, Sequence[WholeBox]]:
     """Return the boxes around the parts of each segment on its chosen frame.
 
@@ -194,7 +111,7 @@ def _parts(
 
 
 def _read_part(
-    one: _Segmentation, segment: int, where: tuple[int, WholeBox], found: Found
+    one: Segmentation, segment: int, where: tuple[int, WholeBox], found: Found
 ) -> None:
     """Add the box of a part of a segment on a frame, or say why it has no place."""
     try:
@@ -205,7 +122,7 @@ def _read_part(
         found.refuse(f"segment {segment} has no place on its largest slice: {error}")
 
 
-def _roi(one: _Segmentation, segment: int, where: tuple[int, WholeBox]) -> Roi:
+def _roi(one: Segmentation, segment: int, where: tuple[int, WholeBox]) -> Roi:
     target, box, by_position = _place(one, *where)
     said = one.segments[segment]
     document = one.document
@@ -225,12 +142,12 @@ def _roi(one: _Segmentation, segment: int, where: tuple[int, WholeBox]) -> Roi:
     )
 
 
-def _height(one: _Segmentation, frame: int) -> float:
+def _height(one: Segmentation, frame: int) -> float:
     plane = one.plane(frame)
     return float(frame) if plane is None else float(plane.normal @ plane.position)
 
 
-def _place(one: _Segmentation, frame: int, whole: WholeBox) -> tuple[Target, Box, bool]:
+def _place(one: Segmentation, frame: int, whole: WholeBox) -> tuple[Target, Box, bool]:
     """Return the image of a frame, the box in its pixels, and whether by position.
 
     Raises:
@@ -253,7 +170,7 @@ def _place(one: _Segmentation, frame: int, whole: WholeBox) -> tuple[Target, Box
 
 
 def _place_corners(
-    one: _Segmentation, corners: Points, known: Sequence[Dataset]
+    one: Segmentation, corners: Points, known: Sequence[Dataset]
 ) -> Place:
     """Put a box on an image of its frame, else of its document, else by position."""
     frame_of_reference = text(one.document, "FrameOfReferenceUID")
@@ -265,7 +182,7 @@ def _place_corners(
         return one.images.place(corners, frame_of_reference)
 
 
-def _place_by_grid(one: _Segmentation, known: Sequence[Dataset]) -> Target:
+def _place_by_grid(one: Segmentation, known: Sequence[Dataset]) -> Target:
     """Return the one image that a frame without a position names."""
     targets = {target for item in known for target in one.images.targets(item)}
     if len(targets) != 1:
