@@ -82,7 +82,9 @@ def readable(what: str) -> Iterator[None]:
     try:
         with silence():
             yield
-    except PARSE_ERRORS as error:
+    except (*PARSE_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file system; pydicom raises its own for what ends early
         fault = type(error).__name__
         message = f"{what} cannot be read ({fault})"
         raise UnreadableObjectError(message) from None  # its text may quote a patient

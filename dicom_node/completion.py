@@ -18,9 +18,11 @@ ROI_CARRIERS: Final = frozenset(
         "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
         "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
         "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
+        "1.2.840.10008.5.1.4.1.1.88.35",  # Extensible SR
         "1.2.840.10008.5.1.4.1.1.11.1",  # Grayscale Softcopy Presentation State
         "1.2.840.10008.5.1.4.1.1.11.2",  # Color Softcopy Presentation State
         "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+        "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
         "1.2.840.10008.5.1.4.1.1.481.3",  # RT Structure Set
     }
 )

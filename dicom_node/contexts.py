@@ -1,8 +1,8 @@
 """Presentation contexts that the listener accepts.
 
-Images come in any lossless syntax, never lossy: compression artefacts change what the
-network sees. Deflated is left out because a few bytes of it inflate without bound, Big
-Endian because it is retired. Documents come uncompressed.
+Images and segmentations come in any lossless syntax, never lossy: compression
+artefacts change what the network sees. Deflated is left out because a few bytes of it
+inflate without bound, Big Endian because it is retired. Documents come uncompressed.
 """
 
 from typing import Final
@@ -39,15 +39,19 @@ IMAGES: Final = (
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture
     "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture
 )
+SEGMENTATIONS: Final = (
+    "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+    "1.2.840.10008.5.1.4.1.1.66.7",  # Label Map Segmentation
+)
 DOCUMENTS: Final = (
     "1.2.840.10008.5.1.4.1.1.88.11",  # Basic Text SR
     "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
     "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
     "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
+    "1.2.840.10008.5.1.4.1.1.88.35",  # Extensible SR
     "1.2.840.10008.5.1.4.1.1.88.59",  # Key Object Selection
     "1.2.840.10008.5.1.4.1.1.11.1",  # Grayscale Softcopy Presentation State
     "1.2.840.10008.5.1.4.1.1.11.2",  # Color Softcopy Presentation State
-    "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
     "1.2.840.10008.5.1.4.1.1.481.3",  # RT Structure Set
     "1.2.840.10008.5.1.4.1.1.30",  # Parametric Map
 )
@@ -57,7 +61,7 @@ def accepted() -> list[PresentationContext]:
     """Return the contexts to offer, verification first."""
     return [
         *verification(),
-        *(build_context(uid, list(LOSSLESS)) for uid in IMAGES),
+        *(build_context(uid, list(LOSSLESS)) for uid in (*IMAGES, *SEGMENTATIONS)),
         *(build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENTS),
     ]
 

@@ -16,9 +16,13 @@ from pydicom.uid import (
     ComprehensiveSRStorage,
     EnhancedMRImageStorage,
     EnhancedSRStorage,
+    ExtensibleSRStorage,
     GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MRImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
 )
 
 from dicom_node.attributes import (
@@ -48,16 +52,25 @@ MR_CLASSES: Final = frozenset(
         LegacyConvertedEnhancedMRImageStorage,
     }
 )
-DOCUMENT_CLASSES: Final = frozenset(
+LABEL_MAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
+TEXT_CLASSES: Final = frozenset(
     {
         BasicTextSRStorage,
         EnhancedSRStorage,
         ComprehensiveSRStorage,
         Comprehensive3DSRStorage,
+        ExtensibleSRStorage,
+        KeyObjectSelectionDocumentStorage,
         GrayscaleSoftcopyPresentationStateStorage,
         ColorSoftcopyPresentationStateStorage,
     }
 )
+DOCUMENT_CLASSES: Final = TEXT_CLASSES | {
+    SegmentationStorage,
+    LABEL_MAP_SEGMENTATION,
+    RTStructureSetStorage,
+}
+"""What may carry a mark; segmentations are read without their pixels."""
 MAX_SKEW: Final = 1e-2
 """Departure of direction cosines from unit length and a right angle."""
 
@@ -114,8 +127,8 @@ class MrImage:
 class StudyObjects:
     """What a study holds for us; our own reports and captures are left out.
 
-    `documents` are presentation states and structured reports. `unreadable` has a
-    sentence for each object that did not parse, without a patient's name or ID.
+    `documents` are all objects that may carry a mark, without pixels. `unreadable`
+    has a sentence for each object that did not parse, without a patient's name or ID.
     """
 
     images: tuple[MrImage, ...] = ()
@@ -146,7 +159,8 @@ def read_study(stored: Sequence[StoredInstance]) -> StudyObjects:
 def _read_document(instance: StoredInstance) -> Iterator[Dataset]:
     dataset = read_header(instance.path)
     with readable("the document"):
-        dataset.decode()
+        if instance.sop_class_uid in TEXT_CLASSES:
+            dataset.decode()  # of the others it would convert a million coordinates
         own = is_own(dataset)
     if not own:
         yield dataset

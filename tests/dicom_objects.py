@@ -114,7 +114,7 @@ def mr_slice(
     image = pixels() if image is None else image
     ds.Rows, ds.Columns = image.shape
     ds.PixelData = image.tobytes()
-    with _lenient():
+    with lenient():
         for keyword, value in attributes.items():
             if value is None:
                 del ds[keyword]
@@ -156,7 +156,7 @@ def gsps_rectangle(
     """A presentation state with a closed polyline of 5 points on each of `images`."""
     sources = [as_evidence(image) for image in images]
     layer = hd.pr.GraphicLayer("ROI", order=1, description="Rectangle")
-    with _lenient():
+    with lenient():
         rectangle = hd.pr.GraphicObject(
             graphic_type="POLYLINE",
             graphic_data=_corners(box),
@@ -210,7 +210,7 @@ def sr_rectangle(
         sr.CodedConcept.from_code(codes.DCM.Person),
         sr.PersonObserverIdentifyingAttributes(name=author),
     )
-    with _lenient():
+    with lenient():
         content = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer_person_context=observer),
             procedure_reported=codes.cid100.MRIUnspecifiedBodyRegion,
@@ -282,7 +282,7 @@ def derived(*parts: str) -> str:
 def encoded(dataset: Dataset) -> bytes:
     """The Part 10 file of a data set."""
     buffer = BytesIO()
-    with _lenient():
+    with lenient():
         dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
 
@@ -317,13 +317,13 @@ def stored_folder(folder: Path) -> list[StoredInstance]:
     """The rows of the ledger for every DICOM file below a folder."""
     stored = []
     for path in sorted(folder.rglob("*.dcm")):
-        with _lenient():
+        with lenient():
             stored.append(stored_instance(dcmread(path, stop_before_pixels=True), path))
     return stored
 
 
 @contextmanager
-def _lenient() -> Iterator[None]:
+def lenient() -> Iterator[None]:
     """Real headers make highdicom and pydicom warn; here that is no news."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

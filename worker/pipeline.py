@@ -68,13 +68,15 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `overlays`
+    says that the site takes regions in overlay planes for rectangles.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
+    overlays: bool = False
 
 
 def analyze(
@@ -95,7 +97,7 @@ def analyze(
     objects = images.read_study(study.stored)
     chosen = selection.select(
         objects,
-        roi.read_rois(objects.documents, objects.images),
+        roi.read_rois(objects.documents, objects.images, overlays=study.overlays),
         cascade.sln.manifest.preprocessing.phase,
     )
     select_ms = _since(started)

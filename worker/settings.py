@@ -27,6 +27,7 @@ class WorkerSettings(NodeSettings):
     `resend_after` is how long a message may wait before the sweep sends another.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
+    `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
     """
 
     broker_url: str | None = None
@@ -40,6 +41,7 @@ class WorkerSettings(NodeSettings):
     max_attempts: int = Field(default=3, ge=1)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
+    roi_overlays: bool = False
 
     @property
     def broker(self) -> str:

@@ -1,113 +1,102 @@
 """Finding the rectangles that people drew, whatever object carries them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from pydicom import Dataset
 
-from dicom_node.attributes import number, readable, text
+from dicom_node.attributes import readable, text
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.findings import Roi
 from dicom_node.images import MrImage
 from dicom_node.own import is_own
-from dicom_node.roi import gsps, sr
-from dicom_node.roi.reading import RoiReading
+from dicom_node.roi import gsps, key_objects, overlay, rtstruct, seg, sr, versions
+from dicom_node.roi.reading import KeyImage, RoiReading
+from dicom_node.roi.study_images import StudyImages
 from dicom_node.silence import silence
 
-__all__ = ["RoiReading", "read_rois"]
+__all__ = ["KeyImage", "RoiReading", "read_rois"]
 
-Reader: TypeAlias = Callable[[Dataset], RoiReading]
-Age: TypeAlias = tuple[datetime, int]
-Lesion: TypeAlias = tuple[str | None, str]
+Reader: TypeAlias = Callable[[Dataset, StudyImages], RoiReading]
 
-READERS: Final[dict[str, Reader]] = {"SR": sr.read, "PR": gsps.read}
-"""One reader for each Modality of a document."""
-
-NEVER: Final = datetime.min.replace(tzinfo=UTC)
+READERS: Final[dict[str, Reader]] = {
+    "KO": key_objects.read,
+    "PR": gsps.read,
+    "RTSTRUCT": rtstruct.read,
+    "SEG": seg.read,
+    "SR": sr.read,
+}
+"""One reader for each Modality of a document, which its SOP class fixes."""
 
 
 def read_rois(
-    documents: Sequence[Dataset], images: Sequence[MrImage] = ()
+    documents: Sequence[Dataset],
+    images: Sequence[MrImage] = (),
+    *,
+    overlays: bool = False,
 ) -> RoiReading:
     """Read the rectangles that count from the documents of a study.
 
-    A reader may save a mark many times. For each author and lesion (tracking UID,
-    else label, else the series of documents) the newest document wins; documents of
-    the same second stand side by side. One that another names as its predecessor
-    counts no more. Our own reports carry the rectangle that they were given, so they
-    are left out.
+    A reader may save a mark many times: the newest version of each author and lesion
+    counts, and none that another document names as its predecessor. Our own objects
+    carry the rectangle that they were given, so they are left out.
 
     Args:
         documents: Everything in the study that may carry a mark.
         images: The study's MR frames; a carrier in patient coordinates needs them.
+        overlays: Read the overlay planes of the images, too, from their files.
 
     Returns:
         Rectangles in the order of the documents, and what was refused and why.
     """
-    del images
     with silence():
-        return _read_rois([one for one in documents if not is_own(one)])
+        reading = _read_rois(
+            [one for one in documents if not is_own(one)], StudyImages(tuple(images))
+        )
+        drawn = overlay.read(images) if overlays else RoiReading()
+    return RoiReading(
+        reading.rois + drawn.rois,
+        reading.refused + drawn.refused,
+        reading.key_images,
+    )
 
 
-def _read_rois(documents: Sequence[Dataset]) -> RoiReading:
-    replaced = {uid for document in documents for uid in _predecessors(document)}
-    marks: list[_Mark] = []
+def _read_rois(documents: Sequence[Dataset], images: StudyImages) -> RoiReading:
+    replaced = _replaced(documents)
+    marks: list[versions.Mark] = []
     refused: list[str] = []
+    key_images: list[KeyImage] = []
     for document in documents:
         uid = text(document, "SOPInstanceUID")
         if uid in replaced:
             refused.append(f"document {uid}: another document replaces it")
             continue
-        reading = _read(document)
+        reading = _read(document, images)
         refused.extend(reading.refused)
-        marks.extend(_mark(roi, document) for roi in reading.rois)
-    newest: dict[Lesion, Age] = {}
-    for mark in marks:
-        newest[mark.lesion] = max(mark.age, newest.get(mark.lesion, mark.age))
-    current = tuple(mark.roi for mark in marks if mark.age == newest[mark.lesion])
-    outdated = {
-        f"document {mark.roi.carrier_sop_instance_uid}: a newer version of its mark "
-        "is there"
-        for mark in marks
-        if mark.age != newest[mark.lesion]
-    }
-    return RoiReading(current, (*refused, *sorted(outdated)))
+        key_images.extend(reading.key_images)
+        marks.extend(versions.mark(roi, document) for roi in reading.rois)
+    current, outdated = versions.newest(marks)
+    return RoiReading(current, (*refused, *outdated), tuple(key_images))
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    roi: Roi
-    lesion: Lesion
-    age: Age
+def _replaced(documents: Sequence[Dataset]) -> set[str]:
+    """Return the UIDs of replaced documents; a damaged document replaces none."""
+    found: set[str] = set()
+    for document in documents:
+        try:
+            with readable("the predecessors"):
+                found |= versions.replaced_by(document)
+        except UnreadableObjectError:
+            continue
+    return found
 
 
-def _mark(roi: Roi, document: Dataset) -> _Mark:
-    """Say which lesion of which author a rectangle marks, and when it was saved."""
-    series = text(document, "SeriesInstanceUID")
-    lesion = (roi.author, roi.tracking_uid or roi.label or series)
-    saved = number(document, "InstanceNumber") or 0
-    age = (roi.marked_at, 0) if roi.marked_at else (NEVER, saved)
-    return _Mark(roi, lesion, age)
-
-
-def _read(document: Dataset) -> RoiReading:
+def _read(document: Dataset, images: StudyImages) -> RoiReading:
     uid = text(document, "SOPInstanceUID")
     reader = READERS.get(text(document, "Modality"))
     if reader is None:
         return RoiReading()
     try:
         with readable(f"document {uid}"):
-            return reader(document)
+            return reader(document, images)
     except UnreadableObjectError as error:
         return RoiReading(refused=(str(error),))
-
-
-def _predecessors(document: Dataset) -> set[str]:
-    return {
-        text(instance, "ReferencedSOPInstanceUID")
-        for study in document.get("PredecessorDocumentsSequence") or ()
-        for series in study.get("ReferencedSeriesSequence") or ()
-        for instance in series.get("ReferencedSOPSequence") or ()
-    }

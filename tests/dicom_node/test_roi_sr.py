@@ -1,10 +1,8 @@
 from datetime import timedelta
 
 import pytest
-from pydicom import dcmread
 
 from dicom_node.findings import Carrier
-from dicom_node.images import read_header
 from dicom_node.roi import read_rois
 from tests.dicom_objects import (
     AT,
@@ -112,54 +110,3 @@ def test_a_broken_document_is_refused_and_the_rest_is_read():
     assert [roi.box for roi in reading.rois] == [BOX]
     (said,) = reading.refused
     assert said == f"document {broken.SOPInstanceUID} cannot be read (AttributeError)"
-
-
-@pytest.mark.parametrize(
-    ("path", "boxes", "refused"),
-    [
-        (
-            "ohif-sr/SR_SR-ARROW-ELIPSE_10185313.dcm",
-            0,
-            ("a point is not", "an ellipse is not"),
-        ),
-        ("highdicom-sr-seg/sr_document.dcm", 0, ("a circle is not",)),
-        (
-            "highdicom-sr-seg/sr_document_with_multiple_groups.dcm",
-            1,
-            ("a circle is not", "patient coordinates"),
-        ),
-        (
-            "scoord3d-sr/SR_IDC_ProstateX-0207_SCOORD3D.dcm",
-            0,
-            ("patient coordinates",),
-        ),
-        ("scoord3d-sr/SR_Sybil_lesion_bounding_box_CT_noimages.dcm", 8, ()),
-    ],
-)
-def test_reports_of_other_products(real_data, path, boxes, refused):
-    reading = read_rois([read_header(real_data / "annotations" / path)])
-    assert len(reading.rois) == boxes
-    assert len(reading.refused) == len(refused)
-    for said, expected in zip(reading.refused, refused, strict=True):
-        assert expected in said
-
-
-@pytest.mark.parametrize(
-    ("shape", "boxes", "refused"),
-    [
-        ("rectangle", 3, ()),
-        ("arrow", 0, ("a point is not",)),
-        ("circle", 0, ("a circle is not",)),
-        ("ellipse", 0, ("an ellipse is not",)),
-        ("protractor", 0, ("an outline of 3 points is not",)),
-        ("roi", 0, ("do not follow the pixels is not",)),
-        ("ruler", 0, ("a line is not",)),
-    ],
-)
-def test_the_shapes_of_dwv(real_data, shape, boxes, refused):
-    # these samples carry no SOP Instance UID, so the study reader would refuse them
-    path = real_data / f"annotations/dwv-sr/dwv034/sr-{shape}.dcm"
-    reading = read_rois([dcmread(path)])
-    assert len(reading.rois) == boxes
-    for said, expected in zip(reading.refused, refused, strict=True):
-        assert expected in said

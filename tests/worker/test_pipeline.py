@@ -23,6 +23,7 @@ from dicom_node.findings import (
 from dicom_node.report.device import Device
 from dicom_node.report.reading import read_report
 from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
+from tests import roi_objects
 from worker import pipeline
 from worker.case import PriorResult, SiteThreshold
 from worker.pipeline import Cascade, StudyInput
@@ -195,3 +196,14 @@ def test_a_study_without_a_rectangle_is_held(study, cascade):
         pipeline.analyze(without, cascade, DEVICE)
 
     assert caught.value.reason is Reason.NO_ROI
+
+
+def test_overlays_count_where_the_site_asks(study, slices, cascade, tmp_path):
+    drawn = roi_objects.with_overlay(slices[0], roi_objects.outline(slices[0]))
+    drawn.save_as(study.stored[0].path, enforce_file_format=True)
+    bare = replace(study, stored=study.stored[:-1])
+    with pytest.raises(StudyHeldError) as held:
+        pipeline.analyze(bare, cascade, DEVICE)
+    assert held.value.reason is Reason.NO_ROI
+    (case,) = pipeline.analyze(replace(bare, overlays=True), cascade, DEVICE)
+    assert case.finding.selection.roi.carrier == "OVERLAY"

@@ -116,7 +116,8 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    return StudyInput(claim.study_uid, stored, priors, slnd)
+    overlays = site.settings.roi_overlays
+    return StudyInput(claim.study_uid, stored, priors, slnd, overlays)
 
 
 def _prior(
