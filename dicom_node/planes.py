@@ -1,0 +1,103 @@
+"""Where the pixels of a slice lie in the patient, and how two slices lie to each other.
+
+A pixel position is continuous, (0, 0) the outer top-left corner of the first pixel;
+ImagePositionPatient is the centre of that pixel (PS3.3 C.7.6.2.1.1).
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicom_node.images import MrImage
+
+Box: TypeAlias = tuple[float, float, float, float]
+Points: TypeAlias = NDArray[np.float64]
+
+SAME_DIRECTION: Final = 1e-3
+SAME_SPACING_MM: Final = 1e-3
+PARALLEL: Final = 0.985
+"""Cosine of the angle (10 degrees) up to which two slices have one orientation."""
+
+
+def is_placed(image: MrImage) -> bool:
+    """Say whether the header tells where in the patient a slice lies."""
+    return None not in (image.position, image.orientation, image.spacing)
+
+
+def to_patient(image: MrImage, points: Sequence[tuple[float, float]]) -> Points:
+    """Return (n, 3) patient coordinates in mm of (x, y) in pixels of a placed slice."""
+    at = np.asarray(points, dtype=np.float64) - 0.5
+    down, along = np.asarray(image.spacing)
+    row, column = np.reshape(np.asarray(image.orientation), (2, 3))
+    shift = at[:, :1] * along * row + at[:, 1:] * down * column
+    return np.asarray(np.asarray(image.position) + shift)
+
+
+def to_pixels(image: MrImage, points: Points) -> Points:
+    """Return (n, 3): x and y in pixels of a placed slice, and mm in front of it."""
+    down, along = np.asarray(image.spacing)
+    row, column = np.reshape(np.asarray(image.orientation), (2, 3))
+    shift = points - np.asarray(image.position)
+    axes = np.stack([row / along, column / down, np.cross(row, column)])
+    return np.asarray(shift @ axes.T + (0.5, 0.5, 0.0))
+
+
+def corners(box: Box) -> list[tuple[float, float]]:
+    """Return the corners of a box, from the first one around."""
+    x0, y0, x1, y1 = box
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+def height(image: MrImage) -> float:
+    """Return where a slice lies along its own normal, in mm; 0 when unknown."""
+    if image.position is None or image.orientation is None:
+        return 0.0
+    normal = np.cross(image.orientation[:3], image.orientation[3:])
+    return float(normal @ np.array(image.position))
+
+
+def along_normal(image: MrImage, other: MrImage) -> float:
+    """Return how far a slice lies before another, in mm along the first's normal."""
+    if image.position is None or other.position is None or image.orientation is None:
+        return 0.0
+    normal = np.cross(image.orientation[:3], image.orientation[3:])
+    return float(normal @ np.subtract(other.position, image.position))
+
+
+def off_axis(image: MrImage, other: MrImage) -> float:
+    """Return how far the grids of two slices are shifted in their plane, in mm."""
+    if image.position is None or other.position is None:
+        return 0.0
+    shift = np.subtract(other.position, image.position)
+    through = along_normal(image, other)
+    return float(np.sqrt(max(0.0, float(shift @ shift) - through**2)))
+
+
+def is_parallel(one: MrImage, other: MrImage) -> bool:
+    """Say whether two slices have one orientation, as far as their headers tell."""
+    if one.orientation is None or other.orientation is None:
+        return True
+    normal = np.cross(one.orientation[:3], one.orientation[3:])
+    others = np.cross(other.orientation[:3], other.orientation[3:])
+    return abs(float(normal @ others)) >= PARALLEL
+
+
+def same_grid(one: MrImage, other: MrImage) -> bool:
+    """Say whether two slices have one matrix, spacing, orientation and frame."""
+    if (one.rows, one.columns) != (other.rows, other.columns):
+        return False
+    if one.frame_of_reference_uid != other.frame_of_reference_uid:
+        return False
+    return _close(one.orientation, other.orientation, SAME_DIRECTION) and _close(
+        one.spacing, other.spacing, SAME_SPACING_MM
+    )
+
+
+def _close(
+    one: tuple[float, ...] | None, other: tuple[float, ...] | None, tolerance: float
+) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
