@@ -268,8 +268,8 @@ def _unstated(full: Ordered) -> tuple[str, ...]:
         return (f"The header states {stated} temporal positions; {there} are there.",)
     if full.told_by != TEMPORAL_POSITION:
         return ()
-    there = [one.temporal_position or 0 for one in full.images]
-    missing = sorted(set(range(there[0], there[-1])) - set(there))
+    known = [one.temporal_position or 0 for one in full.images]
+    missing = sorted(set(range(known[0], known[-1])) - set(known))
     return tuple(f"Temporal position {one} is missing." for one in missing)
 
 

@@ -33,7 +33,8 @@ class Mark:
     """A rectangle that was considered, and what became of it.
 
     `marked` is None when its image is not there; `laterality` and `area_mm2` are None
-    when the rectangle was ruled out before they were known.
+    when the rectangle was ruled out before they were known. `reason` is the code of
+    what ruled it out, or keeps it from being decided.
     """
 
     roi: Roi
@@ -42,6 +43,7 @@ class Mark:
     marked: MrImage | None = None
     laterality: Laterality | None = None
     area_mm2: float | None = None
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-r"""What an MR image is to the choice of a slice: original, subtraction, projection, map.
+r"""What an MR image is to the choice of a slice: original, subtraction, map ...
 
 Vendors do not agree on ImageType, so words are read wherever vendors write them, and
 the first value, ORIGINAL or DERIVED, decides nothing alone:

@@ -214,7 +214,9 @@ def _judge(reading: RoiReading, study: Catalogue) -> _Judged:
         except StudyHeldError as error:
             errors.append(error)
             marked = study.index.get((roi.sop_instance_uid, roi.frame))
-            ruled_out.append(Mark(roi, Verdict.RULED_OUT, error.detail, marked))
+            ruled_out.append(
+                Mark(roi, Verdict.RULED_OUT, error.detail, marked, reason=error.reason)
+            )
         else:
             sides[candidate.laterality].append(candidate)
     details = tuple(dict.fromkeys(error.detail for error in errors))

@@ -27,6 +27,8 @@ class WorkerSettings(NodeSettings):
     `resend_after` is how long a message may wait before the sweep sends another.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
+    `require_phase` holds a study whose marked phase is its only one; `readers` says
+    what becomes of two readers who agree but for the edges of their rectangles.
     """
 
     broker_url: str | None = None
@@ -40,6 +42,8 @@ class WorkerSettings(NodeSettings):
     max_attempts: int = Field(default=3, ge=1)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
+    require_phase: bool = False
+    readers: Literal["hold", "mean"] = "hold"
 
     @property
     def broker(self) -> str:

@@ -32,6 +32,7 @@ from dicom_node.errors import (
 from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
+from dicom_node.selection import Rules
 from dicom_node.spool import Spool
 from dicom_node.study import Reason, StudyState, StudyUid
 from worker import app as messages
@@ -116,7 +117,8 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    return StudyInput(claim.study_uid, stored, priors, slnd)
+    rules = Rules(site.settings.require_phase, site.settings.readers)
+    return StudyInput(claim.study_uid, stored, priors, slnd, rules)
 
 
 def _prior(
