@@ -77,7 +77,7 @@ def judge(roi: Roi, ground: Ground) -> Candidate:
             f"A rectangle refers to image {roi.sop_instance_uid} (frame {roi.frame}), "
             "which is not among the study's MR images.",
         )
-    if roi.by_position and not _may_be_phase(marked, ground.study):
+    if roi.by_position:
         roi, marked = _rehome(roi, marked, ground.study)
     _demand_dynamic(marked, ground.study)
     if marked.spacing is None:
@@ -107,39 +107,45 @@ def is_same_slice(one: MrImage, other: MrImage, study: Catalogue) -> bool:
     return not shifted and apart <= slice_spacing(one, study.images) / 2
 
 
-def _may_be_phase(marked: MrImage, study: Catalogue) -> bool:
-    return study.kind(marked) is ImageKind.ORIGINAL and is_gradient_echo(marked)
-
-
 def _rehome(roi: Roi, marked: MrImage, study: Catalogue) -> tuple[Roi, MrImage]:
-    """Move a rectangle that names no image to an original at its position.
+    """Move a rectangle that names no image to the dynamic series at its position.
 
-    The reader placed it on whatever image lies there; one that may be a phase goes
-    before. Without such an image it stays where it is.
+    The reader placed it on whatever image lies there. One of the most phases goes
+    before; without one at that position the rectangle stays where it is.
     """
-    if not is_placed(marked):
+    if not is_placed(marked) or _weight(marked, study) > 1:
         return roi, marked
     at = to_patient(marked, corners(roi.box))
-    for image in study.originals:
-        if not is_placed(image):
-            continue
-        if image.frame_of_reference_uid != marked.frame_of_reference_uid:
-            continue
-        moved = to_pixels(image, at)
-        if np.abs(moved[:, 2]).max() > slice_spacing(image, study.images) / 2:
-            continue
-        low, high = moved[:, :2].min(axis=0), moved[:, :2].max(axis=0)
-        at_image = replace(
-            roi,
-            sop_instance_uid=image.sop_instance_uid,
-            frame=image.frame,
-            x0=float(low[0]),
-            y0=float(low[1]),
-            x1=float(high[0]),
-            y1=float(high[1]),
-        )
-        return at_image, image
-    return roi, marked
+    found = [
+        (_weight(image, study), image, moved)
+        for image in study.originals
+        if image.frame_of_reference_uid == marked.frame_of_reference_uid
+        if is_placed(image)
+        for moved in [to_pixels(image, at)]
+        if np.abs(moved[:, 2]).max() <= slice_spacing(image, study.images) / 2
+    ]
+    weight, image, moved = max(
+        found, key=lambda one: one[0], default=(0, marked, np.empty((0, 3)))
+    )
+    if weight <= _weight(marked, study):
+        return roi, marked
+    low, high = moved[:, :2].min(axis=0), moved[:, :2].max(axis=0)
+    at_image = replace(
+        roi,
+        sop_instance_uid=image.sop_instance_uid,
+        frame=image.frame,
+        x0=float(low[0]),
+        y0=float(low[1]),
+        x1=float(high[0]),
+        y1=float(high[1]),
+    )
+    return at_image, image
+
+
+def _weight(image: MrImage, study: Catalogue) -> int:
+    """Return how many phases an image stands for; 0 when it cannot be one."""
+    is_original = study.kind(image) is ImageKind.ORIGINAL
+    return count_at(image, study) if is_original and is_gradient_echo(image) else 0
 
 
 def _demand_dynamic(marked: MrImage, study: Catalogue) -> None:

@@ -3,12 +3,9 @@
     adjudicators, if any -> key slices, if any -> the largest -> compared with the
     other readers' marks of the same lesion
 
-Two marks are of one lesion when they overlap on one slice, or on slices no farther
-apart than the larger mark is long (a lesion is about as deep as it is wide) while
-overlapping by IoU 0.3 or the centre of one lying in the other. Marks of one lesion on
-two slices are not averaged: their mean would be a rectangle that nobody drew, on a
-slice that nobody chose. What is not of one lesion is two lesions, of which the largest
-wins.
+Readers may mark one lesion on neighbouring slices. Such marks are not averaged: their
+mean would be a rectangle that nobody drew, on a slice that nobody chose. What is not of
+one lesion (see `overlap`) is two lesions, of which the largest wins.
 
 The IoU bounds are this project's proposal, not a standard's.
 """
@@ -21,10 +18,10 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 
 from dicom_node.candidates import SIDES, Candidate, name_of
-from dicom_node.dynamic import slice_spacing
 from dicom_node.findings import Carrier, Roi
 from dicom_node.images import MrImage
-from dicom_node.planes import Box, corners, height, is_placed, to_patient, to_pixels
+from dicom_node.overlap import Overlap, compare
+from dicom_node.planes import height
 
 ReaderPolicy: TypeAlias = Literal["hold", "mean"]
 """What a site does with readers who agree but for the edges of their rectangles."""
@@ -32,14 +29,10 @@ ReaderPolicy: TypeAlias = Literal["hold", "mean"]
 AGREE: Final = 0.7
 """IoU from which two rectangles on one slice say the same."""
 
-SAME_LESION: Final = 0.3
-"""IoU from which two rectangles are of one lesion, wherever their edges lie."""
-
 IDENTICAL_PX: Final = 1.0
 """Up to this difference of every edge two rectangles are one: a mask covers whole
 pixels, viewers round through millimetres."""
 
-ALIGNED_PX: Final = 1.0
 
 ADJUDICATED: Final = (
     "An adjudicator marked this side, or a person at the site set its rectangle: only "
@@ -67,24 +60,6 @@ class Resolution:
     merged: tuple[Candidate, ...] = ()
     conflict: str | None = None
     contested: tuple[Candidate, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Overlap:
-    """How a mark lies to the one that is compared with it.
-
-    `box` is the mark in pixels of the other's image; `apart_mm` the distance of the
-    slices. `is_one_slice` and `is_one_lesion` follow from them; `is_comparable` is
-    False when the two lie in planes that cross, so that no IoU says anything.
-    """
-
-    other: Candidate
-    box: Box
-    iou: float
-    apart_mm: float
-    is_one_slice: bool
-    is_one_lesion: bool
-    is_comparable: bool = True
 
 
 def prefer(
@@ -181,76 +156,6 @@ def _closest(
     found = [compare(winner, one, images) for one in marks]
     same = [one for one in found if one.is_one_lesion]
     return max(same, key=lambda one: (one.is_one_slice, one.iou), default=None)
-
-
-def compare(one: Candidate, other: Candidate, images: Sequence[MrImage]) -> Overlap:
-    """Say how the mark `other` lies to the mark `one`.
-
-    Marks whose planes cross, or whose place in the patient is unknown or in another
-    frame of reference, cannot be compared: they count as of one lesion, so that a
-    person looks, unless both are placed and do not meet.
-    """
-    if one.marked == other.marked:
-        return _overlap(one, other, other.roi.box, (0.0, True))
-    placed = is_placed(one.marked) and is_placed(other.marked)
-    frames = {one.marked.frame_of_reference_uid, other.marked.frame_of_reference_uid}
-    if not placed or len(frames) > 1:
-        return Overlap(other, other.roi.box, 0.0, 0.0, False, True, False)
-    at = to_pixels(one.marked, to_patient(other.marked, corners(other.roi.box)))
-    (x0, y0, near), (x1, y1, far) = at.min(axis=0), at.max(axis=0)
-    reach = slice_spacing(one.marked, images) / 2
-    box = (float(x0), float(y0), float(x1), float(y1))
-    if far - near <= reach and _is_upright(at):
-        apart = abs(float(near + far) / 2)
-        return _overlap(one, other, box, (apart, apart <= reach))
-    depth = _length_mm(one) / 2
-    meets = _iou(one.roi.box, box) > 0 and near <= depth and far >= -depth
-    return Overlap(other, box, 0.0, 0.0, False, meets, False)
-
-
-def _is_upright(at: np.ndarray) -> bool:
-    """Say whether corners, one after the other, follow the rows and columns."""
-    sides = np.abs(np.diff(at[:, :2], axis=0))
-    return bool((sides.min(axis=1) <= ALIGNED_PX).all())
-
-
-def _overlap(
-    one: Candidate, other: Candidate, box: Box, slices: tuple[float, bool]
-) -> Overlap:
-    apart, is_one_slice = slices
-    iou = _iou(one.roi.box, box)
-    if is_one_slice:
-        return Overlap(other, box, iou, apart, True, iou > 0)
-    close = apart <= max(_length_mm(one), _length_mm(other))
-    nested = _holds_centre(one.roi.box, box) or _holds_centre(box, one.roi.box)
-    return Overlap(
-        other, box, iou, apart, False, close and (iou >= SAME_LESION or nested)
-    )
-
-
-def _iou(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    tall = min(one[3], other[3]) - max(one[1], other[1])
-    if width <= 0 or tall <= 0:
-        return 0.0
-    both = width * tall
-    return both / (_area(one) + _area(other) - both)
-
-
-def _area(box: Box) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _holds_centre(box: Box, other: Box) -> bool:
-    x, y = (other[0] + other[2]) / 2, (other[1] + other[3]) / 2
-    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
-
-
-def _length_mm(candidate: Candidate) -> float:
-    """Return the longer side of a mark."""
-    x0, y0, x1, y1 = candidate.roi.box
-    between_rows, between_columns = candidate.marked.spacing or (1.0, 1.0)
-    return max((x1 - x0) * between_columns, (y1 - y0) * between_rows)
 
 
 def _is_identical(winner: Candidate, overlap: Overlap) -> bool:

@@ -170,12 +170,11 @@ def _slices(marked: MrImage, study: Catalogue) -> dict[float, list[MrImage]]:
 
 
 def _on_grid(marked: MrImage, other: MrImage) -> bool:
-    if marked == other:
-        return True
-    if marked.position is None or other.position is None or marked.spacing is None:
+    if not same_grid(marked, other):
         return False
-    shifted = off_axis(marked, other) > min(marked.spacing) / 2
-    return same_grid(marked, other) and not shifted
+    if marked.position is None or other.position is None or marked.spacing is None:
+        return marked == other
+    return off_axis(marked, other) <= min(marked.spacing) / 2
 
 
 def _source(marked: MrImage, members: Sequence[MrImage]) -> list[MrImage]:

@@ -165,7 +165,11 @@ def kind(image: MrImage) -> ImageKind:
 @lru_cache(maxsize=1024)
 def _kind(image_type: tuple[str, ...], description: str, derivation: str) -> ImageKind:
     described = _words([description, derivation]) & DESCRIPTION_WORDS
-    said = _words(image_type) | described | _phrases([description, derivation])
+    said = (
+        _words(image_type)
+        | described
+        | _phrases([*image_type, description, derivation])
+    )
     for words, found in (
         (PROJECTION_WORDS, ImageKind.PROJECTION),
         (SUBTRACTION_WORDS, ImageKind.SUBTRACTION),

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from dicom_node.errors import StudyHeldError
@@ -17,13 +18,16 @@ from dicom_node.study import Reason
 
 PHASE_PATTERN: Final = re.compile(r"pre(?:-contrast)?|post(?:-contrast)?[ -]([1-9]\d?)")
 
-PHASE_WORDS: Final = frozenset(
-    {
-        *("after", "before", "c", "ce", "contrast", "delay", "delayed", "dyn", "early"),
-        *("fifth", "first", "fourth", "gad", "gado", "gd", "km", "late", "mask", "min"),
-        *("mph", "nach", "nativ", "native", "nd", "pass", "ph", "phase", "post", "pre"),
-        *("rd", "sec", "second", "sixth", "st", "th", "third", "vor", "w", "with"),
-        *("without", "wo"),
+BEFORE_WORDS: Final = frozenset({"before", "mask", "nativ", "native", "pre"})
+AFTER_WORDS: Final = frozenset({"after", "delayed", "post"})
+PHASE_WORDS: Final = (
+    BEFORE_WORDS
+    | AFTER_WORDS
+    | {
+        *("c", "ce", "contrast", "delay", "dyn", "early", "fifth", "first", "fourth"),
+        *("gad", "gado", "gd", "km", "late", "min", "mph", "nach", "nd", "o", "pass"),
+        *("ph", "phase", "rd", "sec", "second", "sixth", "st", "th", "third", "vor"),
+        *("w", "with", "without", "wo"),
     }
 )
 """What tells phases of one protocol apart in their descriptions, beside numbers."""
@@ -61,10 +65,42 @@ def same_scan(one: MrImage, other: MrImage) -> bool:
     return _plain(one.description) == _plain(other.description)
 
 
+@lru_cache(maxsize=1024)
 def _plain(description: str) -> str:
     """Strip what tells phases apart: numbers, and words for before and after."""
-    words = re.findall(r"[^\W\d_]+", description.lower())
-    return "".join(word for word in words if word not in PHASE_WORDS)
+    return "".join(one for one in _words(description) if one not in PHASE_WORDS)
+
+
+def _words(description: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", description.lower())
+
+
+def demand_beginning(phases: Sequence[MrImage]) -> None:
+    """Refuse phases in order of which the first cannot be the one before contrast.
+
+    Raises:
+        StudyHeldError: `phase_ambiguous`: a later temporal position comes first, or
+            descriptions call the first "post" or a later one "pre".
+    """
+    first = phases[0].temporal_position or 1
+    if first > 1 and len({one.temporal_position for one in phases}) > 1:
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            f"The dynamic series begins at temporal position {first}; what came "
+            "before is not in the study.",
+        )
+    said = [set(_words(one.description)) for one in phases]
+    if all(one == said[0] for one in said):
+        return
+    before = [bool(one & BEFORE_WORDS) and not one & AFTER_WORDS for one in said]
+    after = bool(said[0] & AFTER_WORDS) and not said[0] & BEFORE_WORDS
+    if after or any(before[1:]):
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            "By their descriptions the first of the phases is not the only one before "
+            "contrast, so their places do not tell which phase is which; send the "
+            "whole dynamic series, or mark the phase to analyse alone.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

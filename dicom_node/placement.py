@@ -8,7 +8,7 @@ from dicom_node.dynamic import Dynamic
 from dicom_node.errors import StudyHeldError
 from dicom_node.images import MrImage
 from dicom_node.kinds import OF_ORIGINALS, Catalogue, ImageKind
-from dicom_node.phases import phase_name
+from dicom_node.phases import demand_beginning, phase_name
 from dicom_node.study import Reason
 
 AS_MARKED: Final = "as marked"
@@ -101,17 +101,10 @@ def _unproven(marked: MrImage, study: Catalogue) -> tuple[str, ...]:
 
 
 def _pick(found: Dynamic, wanted: int) -> MrImage:
-    present, count = found.present, len(found.phases)
-    first = present[0].temporal_position if present else None
-    several = len({one.temporal_position for one in present}) > 1
-    if not present:
+    count = len(found.phases)
+    if not found.present:
         raise StudyHeldError(Reason.PHASE_AMBIGUOUS, " ".join(found.gaps))
-    if first is not None and first > 1 and several:
-        raise StudyHeldError(
-            Reason.PHASE_AMBIGUOUS,
-            f"The dynamic series begins at temporal position {first}; what came "
-            "before is not in the study.",
-        )
+    demand_beginning(found.present)
     if wanted >= count:
         raise StudyHeldError(
             Reason.NO_DCE_PHASE,

@@ -4,13 +4,14 @@ A pixel position is continuous, (0, 0) the outer top-left corner of the first pi
 ImagePositionPatient is the centre of that pixel (PS3.3 C.7.6.2.1.1).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dicom_node.images import MrImage
+from dicom_node.images import MrImage, Vector
 
 Box: TypeAlias = tuple[float, float, float, float]
 Points: TypeAlias = NDArray[np.float64]
@@ -54,39 +55,50 @@ def height(image: MrImage) -> float:
     """Return where a slice lies along its own normal, in mm; 0 when unknown."""
     if image.position is None or image.orientation is None:
         return 0.0
-    normal = np.cross(image.orientation[:3], image.orientation[3:])
-    return float(normal @ np.array(image.position))
+    return _dot(_normal(image.orientation), image.position)
 
 
 def along_normal(image: MrImage, other: MrImage) -> float:
     """Return how far a slice lies before another, in mm along the first's normal."""
     if image.position is None or other.position is None or image.orientation is None:
         return 0.0
-    normal = np.cross(image.orientation[:3], image.orientation[3:])
-    return float(normal @ np.subtract(other.position, image.position))
+    return _dot(_normal(image.orientation), _minus(other.position, image.position))
 
 
 def off_axis(image: MrImage, other: MrImage) -> float:
     """Return how far the grids of two slices are shifted in their plane, in mm."""
     if image.position is None or other.position is None:
         return 0.0
-    shift = np.subtract(other.position, image.position)
+    shift = _minus(other.position, image.position)
     through = along_normal(image, other)
-    return float(np.sqrt(max(0.0, float(shift @ shift) - through**2)))
+    return math.sqrt(max(0.0, _dot(shift, shift) - through**2))
+
+
+def _normal(orientation: Sequence[float]) -> Vector:
+    """Return the normal of two directions: plain floats, for thousands of slices."""
+    a, b, c, d, e, f = orientation
+    return (b * f - c * e, c * d - a * f, a * e - b * d)
+
+
+def _minus(one: Vector, other: Vector) -> Vector:
+    return (one[0] - other[0], one[1] - other[1], one[2] - other[2])
+
+
+def _dot(one: Vector, other: Vector) -> float:
+    return one[0] * other[0] + one[1] * other[1] + one[2] * other[2]
 
 
 def is_parallel(one: MrImage, other: MrImage) -> bool:
     """Say whether two slices have one orientation, as far as their headers tell."""
     if one.orientation is None or other.orientation is None:
         return True
-    normal = np.cross(one.orientation[:3], one.orientation[3:])
-    others = np.cross(other.orientation[:3], other.orientation[3:])
-    return abs(float(normal @ others)) >= PARALLEL
+    normals = _normal(one.orientation), _normal(other.orientation)
+    return abs(_dot(*normals)) >= PARALLEL
 
 
 def same_grid(one: MrImage, other: MrImage) -> bool:
     """Say whether two slices have one matrix, spacing, orientation and frame."""
-    if (one.rows, one.columns) != (other.rows, other.columns):
+    if one.rows != other.rows or one.columns != other.columns:
         return False
     if one.frame_of_reference_uid != other.frame_of_reference_uid:
         return False
@@ -98,6 +110,6 @@ def same_grid(one: MrImage, other: MrImage) -> bool:
 def _close(
     one: tuple[float, ...] | None, other: tuple[float, ...] | None, tolerance: float
 ) -> bool:
-    if one is None or other is None:
-        return one is other
+    if one is None or other is None or one == other:
+        return one == other
     return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))

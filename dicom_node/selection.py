@@ -10,23 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
-from dicom_node import conflicts, dynamic, placement
 from dicom_node.attributes import text
-from dicom_node.candidates import SIDES, Candidate, Ground, judge, name_of
-from dicom_node.conflicts import ReaderPolicy, Resolution
+from dicom_node.candidates import Candidate, Ground, judge
+from dicom_node.conflicts import ReaderPolicy
 from dicom_node.dynamic import Dynamic
 from dicom_node.errors import StudyHeldError, StudyIgnoredError
 from dicom_node.explanation import Explanation, Mark, Side, Stop, Verdict
 from dicom_node.findings import Laterality, Selection
-from dicom_node.images import MrImage, StudyObjects
+from dicom_node.images import StudyObjects
 from dicom_node.kinds import Catalogue, catalogue
 from dicom_node.phases import phase_index
 from dicom_node.placement import AS_MARKED, Target
-from dicom_node.planes import height
 from dicom_node.region import demand_breast_mr
 from dicom_node.roi.reading import RoiReading
+from dicom_node.sides import Work, decide, mark_of
 from dicom_node.study import Reason
 
 DEFAULT_PHASE: Final = "post-contrast 1"
@@ -127,8 +124,8 @@ def explain(
     ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
     ruled_out += tuple(f"Ruled out: {one}" for one in judged.problems) + unread
     target = Target(study, phase_index(phase), rules.require_phase)
-    work = _Work(target, rules, accepted, _studies_of(objects))
-    decided = [_decide(judged.sides[side], work) for side in sorted(judged.sides)]
+    work = Work(target, rules.readers, accepted, _studies_of(objects))
+    decided = [decide(judged.sides[side], work) for side in sorted(judged.sides)]
     return replace(
         empty,
         marks=(*(one for each in decided for one in each[1]), *judged.ruled_out),
@@ -190,7 +187,7 @@ class _Judged:
         why = "Another mark of the study has to be settled first."
         waiting = [one for side in sorted(self.sides) for one in self.sides[side]]
         return (
-            *(_mark(one, Verdict.UNDECIDED, why) for one in waiting),
+            *(mark_of(one, Verdict.UNDECIDED, why) for one in waiting),
             *self.ruled_out,
         )
 
@@ -229,160 +226,8 @@ def _judge(reading: RoiReading, study: Catalogue) -> _Judged:
     return _Judged(sides, tuple(ruled_out), details, stop)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """What every side is decided with.
-
-    `homes` names the study that each document came in.
-    """
-
-    target: Target
-    rules: Rules
-    accepted: frozenset[Reason]
-    homes: Mapping[str, str]
-
-
 def _studies_of(objects: StudyObjects) -> dict[str, str]:
     return {
         text(one, "SOPInstanceUID"): text(one, "StudyInstanceUID")
         for one in objects.documents
     }
-
-
-def _decide(
-    candidates: Sequence[Candidate], work: _Work
-) -> tuple[Side, tuple[Mark, ...]]:
-    """Choose the slice of one side, or say why a person must."""
-    standing, outdone = conflicts.prefer(candidates)
-    best, reason = _largest(standing)
-    resolution = conflicts.resolve(
-        best, standing, work.rules.readers, work.target.study.images
-    )
-    said = (reason, *(f"{why} {_not_counted(ones)}" for why, ones in outdone.items()))
-    side = _place(resolution, (len(candidates), said), work)
-    marks = [_mark(one, *_verdict(one, resolution, side)) for one in standing]
-    marks += [
-        _mark(one, Verdict.OUTDONE, why)
-        for why, ones in outdone.items()
-        for one in ones
-    ]
-    return side, tuple(marks)
-
-
-def _not_counted(outdone: Sequence[Candidate]) -> str:
-    many = len(outdone)
-    return f"{many} other {'mark does' if many == 1 else 'marks do'} not."
-
-
-def _mark(candidate: Candidate, verdict: Verdict, why: str) -> Mark:
-    return Mark(
-        candidate.roi,
-        verdict,
-        why,
-        candidate.marked,
-        candidate.laterality,
-        candidate.area_mm2,
-    )
-
-
-def _verdict(one: Candidate, resolution: Resolution, side: Side) -> tuple[Verdict, str]:
-    """Say what became of a mark that counted on its side."""
-    stop = side.stop
-    if stop is not None and (one is resolution.winner or one in resolution.contested):
-        return Verdict.UNDECIDED, stop.detail
-    if one is resolution.winner:
-        return Verdict.WON, side.selection.why[0] if side.selection else ""
-    if one in resolution.merged:
-        return Verdict.MERGED, "Its reader and the winner's agree on the lesion."
-    best = resolution.winner
-    return Verdict.OUTDONE, (
-        f"{one.area_mm2:.0f} mm\u00b2 is no larger than the "
-        f"{best.area_mm2:.0f} mm\u00b2 on {name_of(best.marked)}."
-    )
-
-
-def _place(
-    resolution: Resolution, told: tuple[int, tuple[str, ...]], work: _Work
-) -> Side:
-    """Move the winning mark to the wanted phase, unless something forbids it."""
-    best = resolution.winner
-    side = Side(best.laterality)
-    try:
-        found = dynamic.find(best.marked, work.target.study)
-        side = replace(
-            side, phases=found.phases, told_by=found.told_by, gaps=found.gaps
-        )
-        _demand_agreement(resolution)
-        analysed, phase, moved = placement.move(best.marked, found, work.target)
-        waived = placement.demand_no_gap(found, work.accepted)
-    except StudyHeldError as error:
-        return replace(side, stop=Stop(error.reason, error.detail))
-    count, reasons = told
-    home = work.homes.get(best.roi.carrier_sop_instance_uid)
-    selection = Selection(
-        roi=resolution.roi,
-        sop_instance_uid=analysed.sop_instance_uid,
-        frame=analysed.frame,
-        path=analysed.path,
-        phase=phase,
-        laterality=best.laterality,
-        laterality_derived=best.derived,
-        area_mm2=_area_mm2(resolution),
-        candidates=count,
-        why=(
-            *reasons,
-            *resolution.why,
-            *best.notes,
-            *_from_afar(home, best.marked),
-            *moved,
-            *waived,
-        ),
-    )
-    return replace(side, selection=selection)
-
-
-def _demand_agreement(resolution: Resolution) -> None:
-    """Refuse a choice between readers that only a person may make.
-
-    Raises:
-        StudyHeldError: `roi_conflict`.
-    """
-    if resolution.conflict is not None:
-        raise StudyHeldError(Reason.ROI_CONFLICT, resolution.conflict)
-
-
-def _area_mm2(resolution: Resolution) -> float:
-    return replace(resolution.winner, roi=resolution.roi).area_mm2
-
-
-def _from_afar(home: str | None, marked: MrImage) -> tuple[str, ...]:
-    if not home or home == marked.study_uid:
-        return ()
-    return (f"The mark came in another study, {home}, and names an image of this one.",)
-
-
-def _largest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """Return the rectangle of the largest area; of equals the middle slice's."""
-    top = max(one.area_mm2 for one in candidates)
-    equal = [one for one in candidates if np.isclose(one.area_mm2, top, rtol=1e-6)]
-    heights = [height(one.marked) for one in equal]
-    middle = (min(heights) + max(heights)) / 2
-    best = min(
-        equal,
-        key=lambda one: (
-            abs(height(one.marked) - middle),
-            one.marked.sop_instance_uid,
-            one.roi.box,
-        ),
-    )
-    what = f"{best.area_mm2:.0f} mm\u00b2 on {name_of(best.marked)}"
-    side = SIDES[best.laterality]
-    if len(candidates) == 1:
-        return best, f"1 rectangle on the {side} side, {what}."
-    count = f"{len(candidates)} rectangles on the {side} side"
-    if len(equal) > 1:
-        return best, f"{count}; {len(equal)} of equal size, the middle one: {what}."
-    second = sorted(one.area_mm2 for one in candidates)[-2]
-    return best, (
-        f"{count}; the one of {what} was larger than the next of {second:.0f} mm\u00b2."
-    )

@@ -200,7 +200,7 @@ def _field(panel: _Panel) -> Box:
 
 
 def _scale(image: MrImage, field: Box) -> tuple[float, float]:
-    """Return picture pixels for a column and a row: in mm the slice is not distorted."""
+    """Return picture pixels for a column and a row, true to the millimetres."""
     between_rows, between_columns = image.spacing or (1.0, 1.0)
     wide = (field[2] - field[0]) * between_columns
     tall = (field[3] - field[1]) * between_rows
