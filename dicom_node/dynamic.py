@@ -218,7 +218,7 @@ def _step(members: Sequence[MrImage], marked: MrImage) -> float:
         between = (b - a for a, b in itertools.pairwise(offsets))
         steps.update(round(step, 2) for step in between if step > MIN_STEP_MM)
     if not steps:
-        return marked.thickness or 1.0
+        return abs(marked.thickness or 0.0) or 1.0
     return max(steps, key=lambda step: (steps[step], -step))
 
 

@@ -57,8 +57,11 @@ def phase_name(index: int) -> str:
 
 
 def same_scan(one: MrImage, other: MrImage) -> bool:
-    """Say whether two images come of one protocol: same timing, type and name."""
-    if one.image_type != other.image_type or not same_timing(one, other):
+    """Say whether two images come of one protocol: same timing, type and name.
+
+    The first value of ImageType is left out: one phase may have been compressed.
+    """
+    if one.image_type[1:] != other.image_type[1:] or not same_timing(one, other):
         return False
     if one.sequence_name and one.sequence_name == other.sequence_name:
         return True

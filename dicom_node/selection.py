@@ -130,17 +130,17 @@ def explain(
         empty,
         marks=(*(one for each in decided for one in each[1]), *judged.ruled_out),
         sides=tuple(_told(side, ruled_out) for side, _ in decided),
-        stop=_first_stop(side for side, _ in decided),
+        stop=_first_stop([side for side, _ in decided], unread),
     )
 
 
-def _first_stop(sides: Iterable[Side]) -> Stop | None:
+def _first_stop(sides: Sequence[Side], unread: Sequence[str]) -> Stop | None:
     """Return what holds the study: the reason of its first side, all that was said."""
     stops = [side.stop for side in sides if side.stop is not None]
     if not stops:
         return None
     details = dict.fromkeys(stop.detail for stop in stops)
-    return Stop(stops[0].reason, " ".join(details))
+    return Stop(stops[0].reason, " ".join((*details, *unread)))
 
 
 def _told(side: Side, ruled_out: tuple[str, ...]) -> Side:

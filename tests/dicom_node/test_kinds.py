@@ -78,6 +78,18 @@ def test_a_dynamic_series_that_is_derived_throughout_is_analysed():
     assert "says DERIVED" in " ".join(one.why)
 
 
+def test_a_phase_that_was_compressed_is_still_one():
+    images = series_of_phases()
+    compressed = [
+        replace(
+            one, image_type=("DERIVED", *one.image_type[1:]), derivation="lossy JPEG"
+        )
+        for one in images[:3]
+    ]
+    (one,) = chosen([*compressed, *images[3:]], [mark(images[7])])
+    assert one.sop_instance_uid == images[4].sop_instance_uid
+
+
 @pytest.mark.parametrize("second", ["PRIMARY", "SECONDARY"])
 def test_an_unnamed_derived_slab_beside_its_originals_moves_to_them(second):
     images = series_of_phases()

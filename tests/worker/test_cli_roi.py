@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,18 @@ def test_the_settings_of_the_site_decide(bench, run, slices, source, monkeypatch
     assert (held["outcome"], mean["outcome"]) == ("held", "selected")
     assert mean["sides"][0]["selection"]["author"] == "Reader^Rita & Other^O"
     assert mean["sides"][0]["selection"]["x0"] == 21.0
+
+
+def test_an_analysis_follows_the_settings_too(bench, slices, source):
+    other = dicom_objects.sr_rectangle(slices[4], (22.0, 30.0, 46.0, 50.0), "Other^O")
+    uid = bench.receive(*slices, dicom_objects.sr_rectangle(slices[4]), other)
+    bench.queue(uid)
+    settings = bench.site.settings.model_copy(update={"readers": "mean"})
+    analyze(uid, replace(bench.site, settings=settings), source)
+    (recorded,) = bench.results(uid)
+    assert recorded.roi.author == "Reader^Rita & Other^O"
+    assert recorded.roi.box == (21.0, 30.0, 45.0, 50.0)
+    assert "The mean of the rectangles" in " ".join(recorded.why)
 
 
 def test_people_read_a_table_and_a_picture(run, received, tmp_path):
