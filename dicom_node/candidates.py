@@ -1,15 +1,26 @@
 """Rectangles that could be analysed: on an image, inside it, on a known side."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from typing import Final
 
+from dicom_node.dynamic import count_at, is_dynamic, slice_spacing
 from dicom_node.errors import StudyHeldError
 from dicom_node.findings import Laterality, Roi
 from dicom_node.images import MrImage
-from dicom_node.phases import ImageKind, kind
-from dicom_node.study import Reason, SopInstanceUid
+from dicom_node.kinds import (
+    OF_ORIGINALS,
+    UNMARKABLE,
+    Catalogue,
+    is_gradient_echo,
+)
+from dicom_node.planes import (
+    along_normal,
+    is_placed,
+    off_axis,
+    same_grid,
+    to_patient,
+)
+from dicom_node.study import Reason
 
 MIN_SIDE_PX: Final = 4.0
 MIN_INSIDE: Final = 0.95
@@ -20,18 +31,17 @@ MIDLINE_MM: Final = 20.0
 
 SIDES: Final = {Laterality.LEFT: "left", Laterality.RIGHT: "right"}
 
-Index: TypeAlias = Mapping[tuple[SopInstanceUid, int], MrImage]
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A rectangle that could be analysed."""
+    """A rectangle that could be analysed; `key` when a person singled out its slice."""
 
     roi: Roi
     marked: MrImage
     laterality: Laterality
     derived: bool
     notes: tuple[str, ...]
+    key: bool = False
 
     @property
     def area_mm2(self) -> float:
@@ -41,53 +51,87 @@ class Candidate:
         return width * (self.roi.y1 - self.roi.y0) * between_rows
 
 
-def by_side(
-    rois: Sequence[Roi], index: Index
-) -> tuple[dict[Laterality, list[Candidate]], list[StudyHeldError]]:
-    """Sort rectangles by side, and set aside those that cannot be used.
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What marks are judged on: the study's images, and those singled out as key."""
+
+    study: Catalogue
+    key_slices: tuple[MrImage, ...] = ()
+
+
+def judge(roi: Roi, ground: Ground) -> Candidate:
+    """Take a rectangle as a candidate.
 
     Raises:
-        StudyHeldError: None can be used, or the side of one is unknown: it could
-            be the largest of either.
+        StudyHeldError: It cannot be used; the detail says why, and what to do.
     """
-    sides: dict[Laterality, list[Candidate]] = defaultdict(list)
-    problems: list[StudyHeldError] = []
-    for roi in rois:
-        try:
-            candidate = _candidate(roi, index)
-        except StudyHeldError as problem:
-            if problem.reason is Reason.LATERALITY_UNKNOWN:
-                raise
-            problems.append(problem)
-        else:
-            sides[candidate.laterality].append(candidate)
-    if not sides:
-        details = dict.fromkeys(problem.detail for problem in problems)
-        raise StudyHeldError(problems[0].reason, " ".join(details))
-    return sides, problems
-
-
-def _candidate(roi: Roi, index: Index) -> Candidate:
-    marked = index.get((roi.sop_instance_uid, roi.frame))
+    marked = ground.study.index.get((roi.sop_instance_uid, roi.frame))
     if marked is None:
         raise StudyHeldError(
             Reason.ROI_IMAGE_MISSING,
             f"A rectangle refers to image {roi.sop_instance_uid} (frame {roi.frame}), "
             "which is not among the study's MR images.",
         )
-    if kind(marked) in {ImageKind.PROJECTION, ImageKind.DERIVED}:
-        raise StudyHeldError(
-            Reason.NO_DCE_PHASE,
-            f"A rectangle lies on {kind(marked)} ({name_of(marked)}); "
-            "it is needed on an original slice or a subtraction.",
-        )
+    _demand_dynamic(marked, ground.study)
     if marked.spacing is None:
         raise StudyHeldError(
             Reason.QUALITY, f"{name_of(marked)} states no pixel spacing, so no size."
         )
     clipped, notes = _clip(roi, marked)
     laterality, derived, note = _side(clipped, marked)
-    return Candidate(clipped, marked, laterality, derived, (*notes, note))
+    if roi.by_position:
+        placed = (
+            f"Its carrier ({roi.carrier}) names no image; it was placed on "
+            f"{name_of(marked)} by its position in the patient."
+        )
+        notes = (*notes, placed)
+    key = any(is_same_slice(marked, one, ground.study) for one in ground.key_slices)
+    return Candidate(clipped, marked, laterality, derived, (*notes, note), key)
+
+
+def is_same_slice(one: MrImage, other: MrImage, study: Catalogue) -> bool:
+    """Say whether two images show one slice, perhaps in different phases."""
+    if one == other:
+        return True
+    if not (is_placed(one) and is_placed(other) and same_grid(one, other)):
+        return False
+    apart = abs(along_normal(one, other))
+    shifted = off_axis(one, other) > min(one.spacing or (0.0,)) / 2
+    return not shifted and apart <= slice_spacing(one, study.images) / 2
+
+
+def _demand_dynamic(marked: MrImage, study: Catalogue) -> None:
+    """Refuse a mark on what is no slice of a dynamic series.
+
+    Raises:
+        StudyHeldError: `no_dce_phase`.
+    """
+    found = study.kind(marked)
+    if found in UNMARKABLE:
+        raise _no_phase(
+            f"A rectangle lies on {found} ({name_of(marked)}); "
+            "it is needed on an original slice or a subtraction."
+        )
+    if not is_gradient_echo(marked):
+        raise _no_phase(
+            f"A rectangle lies on {name_of(marked)}, which is no phase of a dynamic "
+            "series; it is needed on one of the phases."
+        )
+    phases = count_at(marked, study)
+    if found in OF_ORIGINALS and phases <= 1:
+        raise _no_phase(
+            f"A rectangle lies on {found} ({name_of(marked)}); the phases that it was "
+            "made of are not in the study: send them too, or mark one of them."
+        )
+    if phases <= 1 and is_dynamic(study):
+        raise _no_phase(
+            f"A rectangle lies on {name_of(marked)}, beside the dynamic series of "
+            "the study; it is needed on one of its phases."
+        )
+
+
+def _no_phase(detail: str) -> StudyHeldError:
+    return StudyHeldError(Reason.NO_DCE_PHASE, detail)
 
 
 def _clip(roi: Roi, marked: MrImage) -> tuple[Roi, tuple[str, ...]]:
@@ -152,16 +196,10 @@ def _header_side(side: Laterality) -> str:
 
 def _patient_x(roi: Roi, marked: MrImage) -> float | None:
     """Return the x of the rectangle's centre in mm; positive is the patient's left."""
-    if marked.position is None or marked.orientation is None or marked.spacing is None:
+    if not is_placed(marked):
         return None
-    between_rows, between_columns = marked.spacing
-    along_row = ((roi.x0 + roi.x1) / 2 - 0.5) * between_columns
-    down_rows = ((roi.y0 + roi.y1) / 2 - 0.5) * between_rows
-    return (
-        marked.position[0]
-        + marked.orientation[0] * along_row
-        + marked.orientation[3] * down_rows
-    )
+    centre = ((roi.x0 + roi.x1) / 2, (roi.y0 + roi.y1) / 2)
+    return float(to_patient(marked, [centre])[0, 0])
 
 
 def name_of(image: MrImage) -> str:

@@ -89,7 +89,8 @@ class MrImage:
     `position` is the centre of the first pixel, `orientation` the directions of a
     row and of a column, in the patient's coordinates (LPS, mm). `acquired` is an
     instant in seconds, `clock` counts seconds since midnight and needs no date;
-    `trigger_time` is in milliseconds.
+    `trigger_time` is in milliseconds. `temporal_positions` is how many phases the
+    scan has by its header, `derivation` how the image was made of others.
     """
 
     sop_instance_uid: SopInstanceUid
@@ -108,6 +109,7 @@ class MrImage:
     series_number: int | None = None
     acquisition_number: int | None = None
     temporal_position: int | None = None
+    temporal_positions: int | None = None
     acquired: float | None = None
     clock: float | None = None
     trigger_time: float | None = None
@@ -117,6 +119,7 @@ class MrImage:
     scanning_sequence: tuple[str, ...] = ()
     sequence_name: str = ""
     image_type: tuple[str, ...] = ()
+    derivation: str = ""
     description: str = ""
     study_description: str = ""
     body_part: str = ""
@@ -204,20 +207,30 @@ def _image(dataset: Dataset, path: Path, frame: int) -> MrImage:
         or number(flat, "AcquisitionNumber"),
         temporal_position=number(flat, "TemporalPositionIndex")
         or number(flat, "TemporalPositionIdentifier"),
+        temporal_positions=number(flat, "NumberOfTemporalPositions"),
         acquired=_acquired(flat),
         clock=_clock(flat),
         trigger_time=real(flat, "TriggerTime"),
         repetition_time=real(flat, "RepetitionTime"),
         echo_time=real(flat, "EffectiveEchoTime") or real(flat, "EchoTime"),
         flip_angle=real(flat, "FlipAngle"),
-        scanning_sequence=words(flat, "ScanningSequence"),
+        scanning_sequence=words(flat, "ScanningSequence") or _echoes(flat),
         sequence_name=text(flat, "SequenceName") or text(flat, "PulseSequenceName"),
         image_type=words(flat, "FrameType") or words(flat, "ImageType"),
+        derivation=text(flat, "DerivationDescription"),
         description=text(flat, "SeriesDescription"),
         study_description=text(flat, "StudyDescription"),
         body_part=text(flat, "BodyPartExamined").upper(),
         laterality=_laterality(flat),
     )
+
+
+def _echoes(flat: Dataset) -> tuple[str, ...]:
+    """Say in the words of ScanningSequence what an enhanced object says in its own."""
+    kinds = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("GR", "SE")}
+    planar = text(flat, "EchoPlanarPulseSequence") == "YES"
+    echoes = kinds.get(text(flat, "EchoPulseSequence"), ())
+    return ("EP", *echoes) if planar else echoes
 
 
 def _spacing(values: tuple[float, ...] | None) -> tuple[float, float] | None:

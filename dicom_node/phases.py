@@ -1,71 +1,39 @@
-"""Which images are phases of one dynamic series, and in which order.
+"""Which phases of a dynamic series show one position, and in which order.
 
 Vendors agree on little: phases may be series or lie within one, may share every
 description, and may carry no time. What phases do share is geometry and protocol.
 """
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
-from typing import Final
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 from dicom_node.errors import StudyHeldError
 from dicom_node.images import MrImage
+from dicom_node.kinds import same_timing
 from dicom_node.study import Reason
-
-PROJECTION_WORDS: Final = frozenset(
-    {"MIP", "MINIP", "MPR", "PROJECTION", "REFORMATTED", "RADIAL", "THICK"}
-)
-SUBTRACTION_WORDS: Final = frozenset({"SUB", "SUBTRACT", "SUBTRACTION"})
-DERIVED_WORDS: Final = frozenset(
-    {"ADC", "DERIVED", "FA", "KTRANS", "PEI", "TRACEW", "TTP", "WI", "WO"}
-)
-DESCRIPTION_WORDS: Final = frozenset({"ADC", "MIP", "MPR", "SUB", "SUBTRACTION"})
-"""Words that say the same in a series description; "WO" there means "without"."""
-
-SAME_DIRECTION: Final = 1e-3
-SAME_SPACING_MM: Final = 1e-3
-SAME_PARAMETER: Final = 0.02
-"""Relative difference up to which two timing parameters are one protocol."""
 
 PHASE_PATTERN: Final = re.compile(r"pre(?:-contrast)?|post(?:-contrast)?[ -]([1-9]\d?)")
 
+BEFORE_WORDS: Final = frozenset({"before", "mask", "nativ", "native", "pre"})
+AFTER_WORDS: Final = frozenset({"after", "delayed", "post"})
+PHASE_WORDS: Final = (
+    BEFORE_WORDS
+    | AFTER_WORDS
+    | {
+        *("c", "ce", "contrast", "delay", "dyn", "early", "fifth", "first", "fourth"),
+        *("gad", "gado", "gd", "km", "late", "min", "mph", "nach", "nd", "o", "pass"),
+        *("ph", "phase", "rd", "sec", "second", "sixth", "st", "th", "third", "vor"),
+        *("w", "with", "without", "wo"),
+    }
+)
+"""What tells phases of one protocol apart in their descriptions, beside numbers."""
 
-class ImageKind(StrEnum):
-    """What an image is to the choice of a slice."""
-
-    ORIGINAL = "an original image"
-    SUBTRACTION = "a subtraction"
-    PROJECTION = "a projection or reformat"
-    DERIVED = "a derived map"
-
-
-def kind(image: MrImage) -> ImageKind:
-    """Say what an image is, from ImageType and the series description."""
-    said = _words(image.image_type)
-    said |= _words([image.description]) & DESCRIPTION_WORDS
-    if said & PROJECTION_WORDS:
-        return ImageKind.PROJECTION
-    if said & SUBTRACTION_WORDS:
-        return ImageKind.SUBTRACTION
-    return ImageKind.DERIVED if said & DERIVED_WORDS else ImageKind.ORIGINAL
-
-
-def _words(texts: Iterable[str]) -> set[str]:
-    return {word for text in texts for word in re.findall(r"[A-Z0-9]+", text.upper())}
-
-
-def is_gradient_echo(image: MrImage) -> bool:
-    """Say whether an image may be of a dynamic series, which is a gradient echo.
-
-    An image that names no sequence may.
-    """
-    said = set(image.scanning_sequence)
-    return not said or ("GR" in said and "EP" not in said)
+MAX_SPAN_S: Final = 12 * 3600
+"""Phases follow within minutes: times further apart passed midnight undated."""
 
 
 def phase_index(phase: str) -> int:
@@ -88,157 +56,162 @@ def phase_name(index: int) -> str:
     return f"post-contrast {index}" if index else "pre-contrast"
 
 
-def phases_at(image: MrImage, images: Sequence[MrImage]) -> tuple[MrImage, ...]:
-    """Return the phases at the position of an image, in the order of acquisition.
+def same_scan(one: MrImage, other: MrImage) -> bool:
+    """Say whether two images come of one protocol: same timing, type and name.
 
-    A phase has the frame of reference, matrix, orientation and spacing of the image
-    and its protocol, and a slice within half a slice spacing of it. A subtraction
-    has phases too: those of the series on the same grid that has most of them.
-
-    Returns:
-        Original images; just the image itself when it stands alone.
-
-    Raises:
-        StudyHeldError: `phase_ambiguous` when no attribute tells the order.
+    The first value of ImageType is left out: one phase may have been compressed.
     """
-    reach = slice_spacing(image, images) / 2
-    here = [
-        (distance, other)
-        for other in images
-        if kind(other) is ImageKind.ORIGINAL and is_gradient_echo(other)
-        if (distance := _distance(image, other)) is not None
-        if distance <= reach
-    ]
-    if kind(image) is ImageKind.ORIGINAL:
-        here = [(distance, one) for distance, one in here if _same_scan(image, one)]
-        return _in_order(_nearest(here)) or (image,)
-    scans: list[tuple[MrImage, ...]] = []
-    for _, first in here:
-        if not any(first in scan for scan in scans):
-            members = [(d, one) for d, one in here if _same_scan(first, one)]
-            scans.append(_in_order(_nearest(members)))
-    return max(scans, key=len, default=())
-
-
-def slice_spacing(image: MrImage, images: Sequence[MrImage]) -> float:
-    """Return the distance between slices of the image's series, in mm."""
-    offsets = sorted(
-        _along_normal(image, other)
-        for other in images
-        if other.series_uid == image.series_uid and _same_grid(image, other)
-    )
-    steps = [b - a for a, b in itertools.pairwise(offsets)]
-    steps = [step for step in steps if step > SAME_SPACING_MM]
-    return min(steps, default=image.thickness or 1.0)
-
-
-def _nearest(here: Sequence[tuple[float, MrImage]]) -> list[MrImage]:
-    """Keep the slices of each series that lie nearest; there may be many in time."""
-    series: dict[str, list[tuple[float, MrImage]]] = defaultdict(list)
-    for distance, image in here:
-        series[image.series_uid].append((distance, image))
-    kept = []
-    for members in series.values():
-        least = min(distance for distance, _ in members)
-        kept += [one for d, one in members if d - least <= SAME_SPACING_MM]
-    return kept
-
-
-def _in_order(images: Sequence[MrImage]) -> tuple[MrImage, ...]:
-    if len(images) <= 1:
-        return tuple(images)
-    for read in ORDER:
-        found = {read(image): image for image in images}
-        known = {key: one for key, one in found.items() if key is not None}
-        if len(known) < len(images):
-            continue
-        if read in TIMES and max(known) - min(known) > MAX_SPAN_S:
-            continue
-        return tuple(known[key] for key in sorted(known))
-    raise StudyHeldError(
-        Reason.PHASE_AMBIGUOUS,
-        f"{len(images)} images at the marked position could be phases, and neither "
-        "temporal position, time nor number tells their order.",
-    )
-
-
-def _acquired(image: MrImage) -> float | None:
-    return image.acquired
-
-
-def _clock(image: MrImage) -> float | None:
-    return image.clock
-
-
-TIMES: Final = (_acquired, _clock)
-ORDER: Final[tuple[Callable[[MrImage], float | None], ...]] = (
-    lambda image: image.temporal_position,
-    *TIMES,
-    lambda image: image.trigger_time,
-    lambda image: image.acquisition_number,
-    lambda image: image.series_number,
-)
-"""What tells the order of phases, the most direct first."""
-
-MAX_SPAN_S: Final = 12 * 3600
-"""Phases follow within minutes: times further apart passed midnight undated."""
-
-
-def _distance(image: MrImage, other: MrImage) -> float | None:
-    """Return how far apart two slices on one grid are, in mm along the normal."""
-    if not _same_grid(image, other):
-        return None
-    if image.position is None or other.position is None or image.spacing is None:
-        return 0.0 if image == other else None
-    shift = np.subtract(other.position, image.position)
-    through = _along_normal(image, other)
-    in_plane = float(np.sqrt(max(0.0, float(shift @ shift) - through**2)))
-    return abs(through) if in_plane <= min(image.spacing) / 2 else None
-
-
-def _along_normal(image: MrImage, other: MrImage) -> float:
-    if image.position is None or other.position is None or image.orientation is None:
-        return 0.0
-    normal = np.cross(image.orientation[:3], image.orientation[3:])
-    return float(normal @ np.subtract(other.position, image.position))
-
-
-def _same_grid(one: MrImage, other: MrImage) -> bool:
-    if (one.rows, one.columns) != (other.rows, other.columns):
+    if one.image_type[1:] != other.image_type[1:] or not same_timing(one, other):
         return False
-    if one.frame_of_reference_uid != other.frame_of_reference_uid:
-        return False
-    return _close(one.orientation, other.orientation, SAME_DIRECTION) and _close(
-        one.spacing, other.spacing, SAME_SPACING_MM
-    )
-
-
-def _close(
-    one: tuple[float, ...] | None, other: tuple[float, ...] | None, tolerance: float
-) -> bool:
-    if one is None or other is None:
-        return one is other
-    return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
-
-
-def _same_scan(one: MrImage, other: MrImage) -> bool:
-    """Say whether two images come of one protocol: same timing, type and name."""
-    if one.image_type != other.image_type:
-        return False
-    timing = (
-        (one.repetition_time, other.repetition_time),
-        (one.echo_time, other.echo_time),
-        (one.flip_angle, other.flip_angle),
-    )
-    for a, b in timing:
-        if a is not None and b is not None and abs(a - b) > SAME_PARAMETER * abs(a):
-            return False
     if one.sequence_name and one.sequence_name == other.sequence_name:
         return True
     return _plain(one.description) == _plain(other.description)
 
 
+@lru_cache(maxsize=1024)
 def _plain(description: str) -> str:
     """Strip what tells phases apart: numbers, and words for before and after."""
-    plain = re.sub(r"pre|post|native|contrast|phase|[\W\d_]+", "", description.lower())
-    return re.sub(r"ph$", "", plain)
+    return "".join(one for one in _words(description) if one not in PHASE_WORDS)
+
+
+def _words(description: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", description.lower())
+
+
+def demand_beginning(phases: Sequence[MrImage]) -> None:
+    """Refuse phases in order of which the first cannot be the one before contrast.
+
+    Raises:
+        StudyHeldError: `phase_ambiguous`: a later temporal position comes first, or
+            descriptions call the first "post" or a later one "pre".
+    """
+    first = phases[0].temporal_position or 1
+    if first > 1 and len({one.temporal_position for one in phases}) > 1:
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            f"The dynamic series begins at temporal position {first}; what came "
+            "before is not in the study.",
+        )
+    said = [set(_words(one.description)) for one in phases]
+    if all(one == said[0] for one in said):
+        return
+    before = [bool(one & BEFORE_WORDS) and not one & AFTER_WORDS for one in said]
+    after = bool(said[0] & AFTER_WORDS) and not said[0] & BEFORE_WORDS
+    if after or any(before[1:]):
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            "By their descriptions the first of the phases is not the only one before "
+            "contrast, so their places do not tell which phase is which; send the "
+            "whole dynamic series, or mark the phase to analyse alone.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Images of one position in the order of acquisition, and what told it.
+
+    `copies` are further images of a time point that is there already.
+    """
+
+    images: tuple[MrImage, ...]
+    told_by: str
+    copies: tuple[MrImage, ...] = ()
+
+
+Clue: TypeAlias = Callable[[MrImage], float | None]
+
+TEMPORAL_POSITION: Final = "temporal position"
+ACQUISITION_NUMBER: Final = "acquisition number"
+SERIES_NUMBER: Final = "series number"
+CLUES: Final[tuple[tuple[str, Clue], ...]] = (
+    (TEMPORAL_POSITION, lambda image: image.temporal_position),
+    ("acquisition date and time", lambda image: image.acquired),
+    ("acquisition time", lambda image: image.clock),
+    ("trigger time", lambda image: image.trigger_time),
+    (ACQUISITION_NUMBER, lambda image: image.acquisition_number),
+    (SERIES_NUMBER, lambda image: image.series_number),
+)
+"""What tells the order of phases, the most direct first."""
+
+CLOCKS: Final = frozenset({"acquisition date and time", "acquisition time"})
+TIME_POINTS: Final = frozenset({TEMPORAL_POSITION, *CLOCKS, "trigger time"})
+"""Clues of which equal values mean one point in time, if others differ."""
+
+PAIR: Final = 2
+
+
+def in_order(images: Sequence[MrImage]) -> Ordered:
+    """Order the images of one position as they were acquired.
+
+    The first clue that gives each image another value decides, unless it runs against
+    a more direct one. Of two images that share every statement about time, the one
+    of the higher series number is a copy.
+
+    Raises:
+        StudyHeldError: `phase_ambiguous` when no clue tells, or clues contradict.
+    """
+    if len(images) <= 1:
+        return Ordered(tuple(images), "being the only one")
+    partial: list[Clue] = []
+    for name, clue in CLUES:
+        if name == SERIES_NUMBER and (copies := _copies(images)):
+            return replace(
+                in_order([one for one in images if one not in copies]), copies=copies
+            )
+        values = _values(images, name, clue)
+        ordered = tuple(sorted(images, key=lambda one: clue(one) or 0.0))
+        if len(set(values)) == len(images) and _agree(partial, ordered):
+            return Ordered(ordered, name)
+        if name in TIME_POINTS and len(set(values)) > 1:
+            partial.append(clue)
+    raise StudyHeldError(
+        Reason.PHASE_AMBIGUOUS,
+        f"{len(images)} images at the marked position could be phases, and neither "
+        "temporal position, time nor number tells their order. Ask the sender for the "
+        "original series, with their temporal positions or acquisition times.",
+    )
+
+
+def _values(images: Iterable[MrImage], name: str, clue: Clue) -> list[float]:
+    """Return a clue of every image; nothing when it cannot be relied on."""
+    values = [clue(one) for one in images]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return []
+    if name in CLOCKS and max(known) - min(known) > MAX_SPAN_S:
+        return []
+    return known
+
+
+def _agree(clues: Sequence[Clue], ordered: Sequence[MrImage]) -> bool:
+    """Say whether clues with equal values never run against an order."""
+    values = [[clue(one) or 0.0 for one in ordered] for clue in clues]
+    return all(each == sorted(each) for each in values)
+
+
+def _copies(images: Sequence[MrImage]) -> tuple[MrImage, ...]:
+    """Return images of a time point that another image of a lower series shows.
+
+    Pairs only, and few: a clock that most images share (GE may write the start of the
+    scan into every phase) is too coarse to tell copies from phases.
+    """
+    points: dict[tuple[object, ...], list[MrImage]] = defaultdict(list)
+    for one in sorted(images, key=lambda one: one.series_number or 0):
+        points[_point(one)].append(one)
+    dated = all(_is_dated(one) for one in images)
+    pairs = all(len(members) <= PAIR for members in points.values())
+    if not dated or not pairs or len(points) <= len(images) / PAIR:
+        return ()
+    return tuple(one for members in points.values() for one in members[1:])
+
+
+def _point(image: MrImage) -> tuple[object, ...]:
+    return (
+        *(image.temporal_position, image.acquired, image.clock, image.trigger_time),
+        image.acquisition_number,
+    )
+
+
+def _is_dated(image: MrImage) -> bool:
+    times = (image.temporal_position, image.clock, image.trigger_time)
+    return any(one is not None for one in times)

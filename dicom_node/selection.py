@@ -1,46 +1,57 @@
 """Which slice of a study is analysed, and why: the rules, free of any side effect.
 
-rectangles -> on an image? inside it? which side? -> the largest of each side
-           -> the same position on the phase that the model was trained on
+marks -> on an image? inside it? which side? -> whose marks count on each side?
+      -> the largest of each side -> do other readers agree?
+      -> the same position on the phase that the model was trained on -> any gaps?
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
-from dicom_node.candidates import SIDES, Candidate, by_side, name_of
+from dicom_node.attributes import text
+from dicom_node.candidates import Candidate, Ground, judge
+from dicom_node.conflicts import ReaderPolicy
+from dicom_node.dynamic import Dynamic
 from dicom_node.errors import StudyHeldError, StudyIgnoredError
-from dicom_node.findings import Selection
-from dicom_node.images import MrImage, StudyObjects
-from dicom_node.phases import (
-    ImageKind,
-    is_gradient_echo,
-    kind,
-    phase_index,
-    phase_name,
-    phases_at,
-)
+from dicom_node.explanation import Explanation, Mark, Side, Stop, Verdict
+from dicom_node.findings import Laterality, Selection
+from dicom_node.images import StudyObjects
+from dicom_node.kinds import Catalogue, catalogue
+from dicom_node.phases import phase_index
+from dicom_node.placement import AS_MARKED, Target
+from dicom_node.region import demand_breast_mr
 from dicom_node.roi.reading import RoiReading
+from dicom_node.sides import Work, decide, mark_of
 from dicom_node.study import Reason
 
-AS_MARKED: Final = "as marked"
-"""The phase when the study holds no other than the one that carries the mark."""
+DEFAULT_PHASE: Final = "post-contrast 1"
 
-BREAST_WORDS: Final = (
-    "BREAST", "MAMM", "MAMA", "BRUST", "SEIN", "BORST", "SENO", "PIERS", "MAM\u00c1",
-)  # fmt: skip
-OTHER_REGIONS: Final = (
-    "ABDOMEN", "ANKLE", "BRAIN", "CARDIAC", "ELBOW", "EXTREMITY", "FOOT", "HAND",
-    "HEAD", "HEART", "HIP", "KIDNEY", "KNEE", "LIVER", "NECK", "ORBIT", "PANCREAS",
-    "PELVIS", "PROSTATE", "SELLA", "SHOULDER", "SKULL", "SPINE", "UTERUS", "WRIST",
-)  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a site may decide about the choice of a slice.
+
+    `require_phase` holds a study whose only phase is the marked one; `overlays` says
+    that regions in overlay planes count as marks.
+    """
+
+    require_phase: bool = False
+    readers: ReaderPolicy = "hold"
+    overlays: bool = False
+
+
+DEFAULT_RULES: Final = Rules()
+NOTHING_ACCEPTED: Final[frozenset[Reason]] = frozenset()
 
 
 def select(
-    objects: StudyObjects, reading: RoiReading, phase: str = "post-contrast 1"
+    objects: StudyObjects,
+    reading: RoiReading,
+    phase: str = DEFAULT_PHASE,
+    rules: Rules = DEFAULT_RULES,
+    accepted: frozenset[Reason] = NOTHING_ACCEPTED,
 ) -> tuple[Selection, ...]:
     """Choose the slice to analyse on each marked side of a study.
 
@@ -48,6 +59,8 @@ def select(
         objects: The study.
         reading: The rectangles of its documents.
         phase: The DCE phase that the model was trained on.
+        rules: What the site decided.
+        accepted: What a person accepted of this study; only `incomplete` counts here.
 
     Returns:
         One choice for each side with a rectangle, left before right.
@@ -56,191 +69,167 @@ def select(
         StudyIgnoredError: Not breast MR.
         StudyHeldError: No rectangle, or none that can be used without a guess.
     """
-    _require_breast_mr(objects)
-    unread = tuple(f"Not readable: {one}." for one in objects.unreadable)
-    if not reading.rois:
-        raise StudyHeldError(Reason.NO_ROI, " ".join((*_no_roi(reading), *unread)))
-    index = {(one.sop_instance_uid, one.frame): one for one in objects.images}
-    try:
-        sides, problems = by_side(reading.rois, index)
-    except StudyHeldError as held:
-        detail = " ".join((held.detail, *unread))
-        raise StudyHeldError(held.reason, detail) from None
-    ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
-    ruled_out += tuple(f"Ruled out: {one.detail}" for one in problems) + unread
-    chosen = []
-    for side in sorted(sides):
-        selection = _choose(sides[side], objects.images, phase_index(phase))
-        chosen.append(replace(selection, why=selection.why + ruled_out))
-    return tuple(chosen)
+    found = explain(objects, reading, phase, rules, accepted)
+    stop = found.stop
+    if stop is not None:
+        error = StudyIgnoredError if stop.ignored else StudyHeldError
+        raise error(stop.reason, stop.detail)
+    return found.chosen
 
 
-def _require_breast_mr(objects: StudyObjects) -> None:
-    if not objects.images and objects.unreadable:
-        raise StudyHeldError(
-            Reason.UNREADABLE,
-            f"No image could be read: {'; '.join(objects.unreadable)}.",
-        )
-    if not objects.images:
-        raise StudyIgnoredError(
-            Reason.NOT_BREAST_MR, "The study holds no MR image that could be analysed."
-        )
-    parts = {image.body_part for image in objects.images} - {""}
-    said = {image.study_description.upper() for image in objects.images}
-    said |= {image.description.upper() for image in objects.images}
-    if any(word in text for text in parts | said for word in BREAST_WORDS):
-        return
-    named = [word for word in OTHER_REGIONS if any(word in p for p in parts or said)]
-    if named:
-        raise StudyIgnoredError(
-            Reason.NOT_BREAST_MR,
-            f"Body part and descriptions name {named[0].lower()}, and no breast.",
-        )
+def is_ready(
+    objects: StudyObjects,
+    reading: RoiReading,
+    phase: str = DEFAULT_PHASE,
+    rules: Rules = DEFAULT_RULES,
+) -> bool:
+    """Say whether a study can be analysed before its sender has fallen silent.
 
-
-def _no_roi(reading: RoiReading) -> tuple[str, ...]:
-    wanted = (
-        "No rectangle was found; one in a presentation state or a structured report "
-        "(closed polyline in pixels) is needed."
-    )
-    return (wanted, *(f"Ruled out: {one}." for one in reading.refused))
-
-
-def _choose(
-    candidates: Sequence[Candidate], images: Sequence[MrImage], wanted: int
-) -> Selection:
-    best, reason = _largest(candidates)
-    analysed, phase, moved = _move(best.marked, images, wanted)
-    return Selection(
-        roi=best.roi,
-        sop_instance_uid=analysed.sop_instance_uid,
-        frame=analysed.frame,
-        path=analysed.path,
-        phase=phase,
-        laterality=best.laterality,
-        laterality_derived=best.derived,
-        area_mm2=best.area_mm2,
-        candidates=len(candidates),
-        why=(reason, *best.notes, moved),
-    )
-
-
-def _largest(candidates: Sequence[Candidate]) -> tuple[Candidate, str]:
-    """Return the rectangle of the largest area; of equals the middle slice's."""
-    top = max(one.area_mm2 for one in candidates)
-    equal = [one for one in candidates if np.isclose(one.area_mm2, top, rtol=1e-6)]
-    heights = [_height(one.marked) for one in equal]
-    middle = (min(heights) + max(heights)) / 2
-    best = min(
-        equal,
-        key=lambda one: (
-            abs(_height(one.marked) - middle),
-            one.marked.sop_instance_uid,
-            one.roi.box,
-        ),
-    )
-    what = f"{best.area_mm2:.0f} mm\u00b2 on {name_of(best.marked)}"
-    side = SIDES[best.laterality]
-    if len(candidates) == 1:
-        return best, f"1 rectangle on the {side} side, {what}."
-    count = f"{len(candidates)} rectangles on the {side} side"
-    if len(equal) > 1:
-        return best, f"{count}; {len(equal)} of equal size, the middle one: {what}."
-    second = sorted(one.area_mm2 for one in candidates)[-2]
-    return best, (
-        f"{count}; the one of {what} was larger than the next of {second:.0f} mm\u00b2."
-    )
-
-
-def _height(image: MrImage) -> float:
-    if image.position is None or image.orientation is None:
-        return 0.0
-    normal = np.cross(image.orientation[:3], image.orientation[3:])
-    return float(normal @ np.array(image.position))
-
-
-def _move(
-    marked: MrImage, images: Sequence[MrImage], wanted: int
-) -> tuple[MrImage, str, str]:
-    """Return the image of the wanted phase, the phase's name, and a sentence."""
-    if not is_gradient_echo(marked):
-        raise StudyHeldError(
-            Reason.NO_DCE_PHASE,
-            f"A rectangle lies on {name_of(marked)}, which is no phase of a dynamic "
-            "series.",
-        )
-    phases = phases_at(marked, images)
-    if kind(marked) is not ImageKind.ORIGINAL:
-        return _move_from_subtraction(marked, phases, wanted)
-    if len(phases) == 1:
-        _require_single_phase(marked, images)
-        return (
-            marked,
-            AS_MARKED,
-            f"No other phase than {name_of(marked)} is there; used as marked.",
-        )
-    analysed, phase = _pick(phases, wanted)
-    where = f"phase {phases.index(marked) + 1} of {len(phases)} ({name_of(marked)})"
-    if analysed == marked:
-        return marked, phase, f"It was marked on {where}, which is {phase}."
-    return analysed, phase, (
-        f"It was marked on {where}; {phase} at the same position, {name_of(analysed)}, "
-        "is analysed, since the model was trained on that phase."
-    )  # fmt: skip
-
-
-def _move_from_subtraction(
-    marked: MrImage, phases: Sequence[MrImage], wanted: int
-) -> tuple[MrImage, str, str]:
-    if len(phases) <= 1:
-        raise StudyHeldError(
-            Reason.NO_DCE_PHASE,
-            f"A rectangle lies on a subtraction ({name_of(marked)}); the phases that "
-            "it was made of are not in the study.",
-        )
-    analysed, phase = _pick(phases, wanted)
-    return analysed, phase, (
-        f"It was marked on a subtraction ({name_of(marked)}); {phase} at the same "
-        f"position, {name_of(analysed)}, is analysed."
-    )  # fmt: skip
-
-
-def _pick(phases: Sequence[MrImage], wanted: int) -> tuple[MrImage, str]:
-    first = phases[0].temporal_position
-    if (
-        first is not None
-        and first > 1
-        and len({p.temporal_position for p in phases}) > 1
-    ):
-        raise StudyHeldError(
-            Reason.PHASE_AMBIGUOUS,
-            f"The dynamic series begins at temporal position {first}; what came "
-            "before is not in the study.",
-        )
-    if wanted >= len(phases):
-        raise StudyHeldError(
-            Reason.NO_DCE_PHASE,
-            f"The model needs {phase_name(wanted)}; the study holds {len(phases)} "
-            "phases at the marked position.",
-        )
-    return phases[wanted], phase_name(wanted)
-
-
-def _require_single_phase(marked: MrImage, images: Sequence[MrImage]) -> None:
-    """Refuse a mark beside the dynamic series of a study that has one.
-
-    Raises:
-        StudyHeldError: `no_dce_phase`.
+    Every marked side has its slice on the wanted phase, without a gap, and the
+    numbers of the phases leave no room for one that is still to come before it.
     """
-    series: dict[str, list[MrImage]] = defaultdict(list)
-    for image in images:
-        if kind(image) is ImageKind.ORIGINAL and is_gradient_echo(image):
-            series[image.series_uid].append(image)
-    for members in series.values():
-        middle = sorted(members, key=_height)[len(members) // 2]
-        if len(phases_at(middle, images)) > 1:
-            raise StudyHeldError(
-                Reason.NO_DCE_PHASE,
-                f"A rectangle lies on {name_of(marked)}, beside the dynamic series of "
-                "the study; it is needed on one of its phases.",
+    found = explain(objects, reading, phase, rules)
+    return bool(found.chosen) and all(
+        side.selection is not None
+        and side.selection.phase != AS_MARKED
+        and Dynamic(side.phases, side.told_by).is_numbered
+        for side in found.sides
+    )
+
+
+def explain(
+    objects: StudyObjects,
+    reading: RoiReading,
+    phase: str = DEFAULT_PHASE,
+    rules: Rules = DEFAULT_RULES,
+    accepted: frozenset[Reason] = NOTHING_ACCEPTED,
+) -> Explanation:
+    """Return the whole chain from the marks of a study to its slices.
+
+    Takes what `select` takes, and never raises what that raises: it is in `stop`.
+    """
+    empty = Explanation(phase, (), reading.refused, reading.key_images)
+    unread = tuple(f"Not readable: {one}." for one in objects.unreadable)
+    stop = _not_for_us(objects)
+    if stop is None and not reading.rois:
+        stop = Stop(Reason.NO_ROI, " ".join((*_no_roi(reading), *unread)))
+    if stop is not None:
+        marks = tuple(Mark(one, Verdict.UNDECIDED, stop.detail) for one in reading.rois)
+        return replace(empty, marks=marks, stop=stop)
+    study = catalogue(objects.images)
+    judged = _judge(reading, study)
+    if judged.stop is not None:
+        detail = " ".join((judged.stop.detail, *unread))
+        return replace(
+            empty, marks=judged.marks(), stop=replace(judged.stop, detail=detail)
+        )
+    ruled_out = tuple(f"Ruled out: {one}." for one in reading.refused)
+    ruled_out += tuple(f"Ruled out: {one}" for one in judged.problems) + unread
+    target = Target(study, phase_index(phase), rules.require_phase)
+    work = Work(target, rules.readers, accepted, _studies_of(objects))
+    decided = [decide(judged.sides[side], work) for side in sorted(judged.sides)]
+    return replace(
+        empty,
+        marks=(*(one for each in decided for one in each[1]), *judged.ruled_out),
+        sides=tuple(_told(side, ruled_out) for side, _ in decided),
+        stop=_first_stop([side for side, _ in decided], unread),
+    )
+
+
+def _first_stop(sides: Sequence[Side], unread: Sequence[str]) -> Stop | None:
+    """Return what holds the study: the reason of its first side, all that was said."""
+    stops = [side.stop for side in sides if side.stop is not None]
+    if not stops:
+        return None
+    details = dict.fromkeys(stop.detail for stop in stops)
+    return Stop(stops[0].reason, " ".join((*details, *unread)))
+
+
+def _told(side: Side, ruled_out: tuple[str, ...]) -> Side:
+    if side.selection is None:
+        return side
+    why = side.selection.why + ruled_out
+    return replace(side, selection=replace(side.selection, why=why))
+
+
+def _not_for_us(objects: StudyObjects) -> Stop | None:
+    try:
+        demand_breast_mr(objects)
+    except StudyIgnoredError as error:
+        return Stop(error.reason, error.detail, ignored=True)
+    except StudyHeldError as error:
+        return Stop(error.reason, error.detail)
+    return None
+
+
+def _no_roi(reading: RoiReading) -> Iterable[str]:
+    yield (
+        "No rectangle was found; one in a presentation state, structured report, "
+        "segmentation or structure set is needed, or `sentinode roi set`."
+    )
+    for one in reading.key_images:
+        yield (
+            f"A key image was found ({one.sop_instance_uid}, frame {one.frame}): it "
+            "chooses the slice only, and a rectangle on it is needed."
+        )
+    yield from (f"Ruled out: {one}." for one in reading.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Marks by side, and those that cannot be used."""
+
+    sides: Mapping[Laterality, Sequence[Candidate]]
+    ruled_out: tuple[Mark, ...]
+    problems: tuple[str, ...]
+    stop: Stop | None
+
+    def marks(self) -> tuple[Mark, ...]:
+        """Return every mark of a study in which none won."""
+        why = "Another mark of the study has to be settled first."
+        waiting = [one for side in sorted(self.sides) for one in self.sides[side]]
+        return (
+            *(mark_of(one, Verdict.UNDECIDED, why) for one in waiting),
+            *self.ruled_out,
+        )
+
+
+def _judge(reading: RoiReading, study: Catalogue) -> _Judged:
+    """Sort rectangles by side, and set aside those that cannot be used.
+
+    A study stops when none can be used, or the side of one is unknown: it could be
+    the largest of either.
+    """
+    keys = ((one.sop_instance_uid, one.frame) for one in reading.key_images)
+    ground = Ground(
+        study, tuple(study.index[one] for one in keys if one in study.index)
+    )
+    sides: dict[Laterality, list[Candidate]] = defaultdict(list)
+    ruled_out: list[Mark] = []
+    errors: list[StudyHeldError] = []
+    for roi in reading.rois:
+        try:
+            candidate = judge(roi, ground)
+        except StudyHeldError as error:
+            errors.append(error)
+            marked = study.index.get((roi.sop_instance_uid, roi.frame))
+            ruled_out.append(
+                Mark(roi, Verdict.RULED_OUT, error.detail, marked, reason=error.reason)
             )
+        else:
+            sides[candidate.laterality].append(candidate)
+    details = tuple(dict.fromkeys(error.detail for error in errors))
+    sideless = [one for one in errors if one.reason is Reason.LATERALITY_UNKNOWN]
+    stop = None
+    if sideless:
+        stop = Stop(Reason.LATERALITY_UNKNOWN, sideless[0].detail)
+    elif not sides:
+        stop = Stop(errors[0].reason, " ".join(details))
+    return _Judged(sides, tuple(ruled_out), details, stop)
+
+
+def _studies_of(objects: StudyObjects) -> dict[str, str]:
+    return {
+        text(one, "SOPInstanceUID"): text(one, "StudyInstanceUID")
+        for one in objects.documents
+    }

@@ -35,6 +35,7 @@ from dicom_node.findings import (
 )
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
+from dicom_node.selection import DEFAULT_RULES, Rules
 from dicom_node.study import Reason, StoredInstance, StudyUid
 from worker import cam, preprocess
 from worker.cascade import (
@@ -68,15 +69,15 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `overlays`
-    says that the site takes regions in overlay planes for rectangles.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side; `rules` are
+    the site's on the choice of a slice.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
-    overlays: bool = False
+    rules: Rules = DEFAULT_RULES
 
 
 def analyze(
@@ -97,8 +98,9 @@ def analyze(
     objects = images.read_study(study.stored)
     chosen = selection.select(
         objects,
-        roi.read_rois(objects.documents, objects.images, overlays=study.overlays),
+        roi.read_rois(objects.documents, objects.images, overlays=study.rules.overlays),
         cascade.sln.manifest.preprocessing.phase,
+        study.rules,
     )
     select_ms = _since(started)
     _demand_every_side(study, chosen)

@@ -28,6 +28,8 @@ class WorkerSettings(NodeSettings):
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
+    `require_phase` holds a study whose marked phase is its only one; `readers` says
+    what becomes of two readers who agree but for the edges of their rectangles.
     """
 
     broker_url: str | None = None
@@ -42,6 +44,8 @@ class WorkerSettings(NodeSettings):
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
     roi_overlays: bool = False
+    require_phase: bool = False
+    readers: Literal["hold", "mean"] = "hold"
 
     @property
     def broker(self) -> str:

@@ -9,16 +9,11 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node.attributes import reals, text
-from dicom_node.errors import PermanentError, StudyHeldError
+from dicom_node.dynamic import count_at, slice_spacing
+from dicom_node.errors import PermanentError
 from dicom_node.geometry import Plane
 from dicom_node.images import MrImage
-from dicom_node.phases import (
-    ImageKind,
-    is_gradient_echo,
-    kind,
-    phases_at,
-    slice_spacing,
-)
+from dicom_node.kinds import Catalogue, ImageKind, catalogue, is_gradient_echo
 from dicom_node.study import SopInstanceUid
 
 Target: TypeAlias = tuple[SopInstanceUid, int]
@@ -34,6 +29,8 @@ MAX_REACH_MM: Final = 10.0
 RANKS: Final[Mapping[ImageKind, int]] = {
     ImageKind.ORIGINAL: 0,
     ImageKind.SUBTRACTION: 1,
+    ImageKind.PROCESSED: 1,
+    ImageKind.LOCALIZER: 3,
     ImageKind.DERIVED: 3,
     ImageKind.PROJECTION: 4,
 }
@@ -90,6 +87,7 @@ class StudyImages:
     by_uid: dict[str, list[MrImage]] = field(init=False)
     _pools: dict[str, _Pool] = field(init=False)
     _reaches: dict[tuple[object, ...], float] = field(init=False)
+    _catalogue: Catalogue | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.by_uid, self._pools, self._reaches = {}, {}, {}
@@ -199,12 +197,14 @@ class StudyImages:
 
     def _preference(self, image: MrImage, distance: float) -> tuple[object, ...]:
         """Order images at one place: a phase of the dynamic series comes first."""
-        rank = RANKS[kind(image)]
+        if self._catalogue is None:  # most studies hold no mark by position
+            self._catalogue = catalogue(self.images)
+        rank = RANKS[self._catalogue.kind(image)]
         if not rank and not is_gradient_echo(image):
             rank = NOT_DYNAMIC
         return (
             rank,
-            -self._phases(image) if not rank else 0,
+            -count_at(image, self._catalogue) if not rank else 0,
             round(distance, 2),
             _last_if_none(image.series_number),
             _last_if_none(image.acquisition_number),
@@ -212,12 +212,6 @@ class StudyImages:
             image.sop_instance_uid,
             image.frame,
         )
-
-    def _phases(self, image: MrImage) -> int:
-        try:
-            return len(phases_at(image, self.images))
-        except StudyHeldError:  # phases without an order: the selection says so
-            return 2
 
 
 def named(reference: Dataset) -> tuple[SopInstanceUid, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from dicom_node.findings import (
 )
 from dicom_node.report.device import Device
 from dicom_node.report.reading import read_report
+from dicom_node.selection import Rules
 from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
 from tests import roi_objects
 from worker import pipeline
@@ -205,5 +206,5 @@ def test_overlays_count_where_the_site_asks(study, slices, cascade, tmp_path):
     with pytest.raises(StudyHeldError) as held:
         pipeline.analyze(bare, cascade, DEVICE)
     assert held.value.reason is Reason.NO_ROI
-    (case,) = pipeline.analyze(replace(bare, overlays=True), cascade, DEVICE)
+    (case,) = pipeline.analyze(replace(bare, rules=Rules(overlays=True)), cascade, DEVICE)
     assert case.finding.selection.roi.carrier == "OVERLAY"

@@ -304,13 +304,12 @@ def test_a_larger_rectangle_supersedes_and_a_smaller_one_does_not(
     uid = bench.receive(*slices, mark)
     bench.queue(uid)
     analyze(uid, bench.site, source)
-    smaller = dicom_objects.gsps_rectangle([slices[4]], (28.0, 36.0, 36.0, 44.0))
-    larger = dicom_objects.gsps_rectangle([slices[4]], (14.0, 20.0, 50.0, 60.0))
+    smaller, larger = (28.0, 36.0, 36.0, 44.0), (14.0, 20.0, 50.0, 60.0)
 
     counts = []
-    for one in (smaller, larger):
-        one.ContentCreatorName = f"READER^{len(counts)}"
-        bench.receive(one)
+    for box in (smaller, larger):
+        label = f"lesion {len(counts)}"
+        bench.receive(dicom_objects.gsps_rectangle([slices[4]], box, label=label))
         bench.queue(uid)
         analyze(uid, bench.site, source)
         counts.append(len(bench.results(uid)))

@@ -39,6 +39,7 @@ from worker import models, outcomes, pipeline, queues, runtime
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
+from worker.rules import site_rules
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
 
@@ -116,8 +117,8 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    overlays = site.settings.roi_overlays
-    return StudyInput(claim.study_uid, stored, priors, slnd, overlays)
+    rules = site_rules(site.settings)
+    return StudyInput(claim.study_uid, stored, priors, slnd, rules)
 
 
 def _prior(

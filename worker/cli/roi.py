@@ -1,0 +1,42 @@
+"""`sentinode roi`: which rectangles a study has, and what became of them."""
+
+from pathlib import Path
+
+import click
+
+from dicom_node import ledger
+from dicom_node.study import StudyUid
+from worker.cli import chain
+from worker.cli.context import Site, json_option, print_json, site_options
+
+
+@click.group("roi")
+def command() -> None:
+    """Rectangles: see what was marked, chosen and ruled out, and why."""
+
+
+@command.command()
+@click.argument("uid")
+@click.option(
+    "--png",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Draw the marked slices and the analysed one into this file.",
+)
+@json_option
+@site_options
+def explain(site: Site, uid: str, png: Path | None, *, as_json: bool) -> None:
+    """Print the whole chain from the marks of a study to its analysed slices.
+
+    It is computed anew from the stored files, and changes nothing.
+    """
+    with site.reading() as session:
+        record = ledger.study(session, StudyUid(uid))
+        told = chain.tell(session, record, site)
+    if png is not None:
+        chain.draw(told, png)
+    if as_json:
+        print_json(chain.as_document(told))
+    else:
+        chain.print_chain(told)
+        if png is not None:
+            click.echo(f"drawn into {png}")
