@@ -4,10 +4,22 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from pydicom import Dataset
+from pydicom.uid import (
+    BasicTextSRStorage,
+    ColorSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ExtensibleSRStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    KeyObjectSelectionDocumentStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
 from dicom_node.attributes import readable, text
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.images import MrImage
+from dicom_node.images import LABEL_MAP_SEGMENTATION, MrImage
 from dicom_node.own import is_own
 from dicom_node.roi import gsps, key_objects, overlay, rtstruct, seg, sr, versions
 from dicom_node.roi.reading import KeyImage, RoiReading
@@ -19,13 +31,19 @@ __all__ = ["KeyImage", "RoiReading", "read_rois"]
 Reader: TypeAlias = Callable[[Dataset, StudyImages], RoiReading]
 
 READERS: Final[dict[str, Reader]] = {
-    "KO": key_objects.read,
-    "PR": gsps.read,
-    "RTSTRUCT": rtstruct.read,
-    "SEG": seg.read,
-    "SR": sr.read,
+    BasicTextSRStorage: sr.read,
+    EnhancedSRStorage: sr.read,
+    ComprehensiveSRStorage: sr.read,
+    Comprehensive3DSRStorage: sr.read,
+    ExtensibleSRStorage: sr.read,
+    KeyObjectSelectionDocumentStorage: key_objects.read,
+    GrayscaleSoftcopyPresentationStateStorage: gsps.read,
+    ColorSoftcopyPresentationStateStorage: gsps.read,
+    SegmentationStorage: seg.read,
+    LABEL_MAP_SEGMENTATION: seg.read,
+    RTStructureSetStorage: rtstruct.read,
 }
-"""One reader for each Modality of a document, which its SOP class fixes."""
+"""One reader for each SOP class; Modality is often wrong."""
 
 
 def read_rois(
@@ -92,7 +110,7 @@ def _replaced(documents: Sequence[Dataset]) -> set[str]:
 
 def _read(document: Dataset, images: StudyImages) -> RoiReading:
     uid = text(document, "SOPInstanceUID")
-    reader = READERS.get(text(document, "Modality"))
+    reader = READERS.get(text(document, "SOPClassUID"))
     if reader is None:
         return RoiReading()
     try:

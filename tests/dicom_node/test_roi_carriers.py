@@ -6,9 +6,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.sr.codedict import codes
 
-from dicom_node.images import read_header, read_study
+from dicom_node.images import DOCUMENT_CLASSES, read_header, read_study
 from dicom_node.report.sr import build_sr
-from dicom_node.roi import KeyImage, read_rois
+from dicom_node.roi import READERS, KeyImage, read_rois
 from dicom_node.selection import select
 from tests import dicom_objects, roi_objects
 from tests.dicom_objects import AT, BOX, READER, dynamic_series, mr_slice
@@ -173,3 +173,15 @@ def test_a_report_can_cite_the_carrier(tmp_path, writer):
     built = build_sr(pending(selection), header, objects.documents[0], None, DEVICE)
     cited = str(dcmread(BytesIO(built.content)))
     assert document.SOPInstanceUID in cited
+
+
+@pytest.mark.parametrize("writer", [*EXACT, *WHOLE])
+def test_a_wrong_modality_does_not_matter(read, writer):
+    image = mr_slice()
+    document = (EXACT | WHOLE)[writer](image, BOX)
+    document.Modality = "OT"
+    assert len(read([image], [document]).rois) == 1
+
+
+def test_every_document_of_a_study_has_a_reader():
+    assert READERS.keys() == DOCUMENT_CLASSES
