@@ -60,10 +60,10 @@ def test_a_real_study_comes_back_and_a_later_mark_supersedes_it(
     }
     assert states == {"sent"}
 
-    # A second reader marks more on phase 5: the model's phase is analysed all the same.
+    # The reader marks more on phase 5: the model's phase is analysed all the same.
     late = header(sorted((multiphase / PHASE_5).iterdir())[6])
     expected = header(sorted((multiphase / FIRST_POST).iterdir())[6])
-    second = dicom_objects.sr_rectangle(late, LARGER_BOX, "SECOND^READER")
+    second = dicom_objects.sr_rectangle(late, LARGER_BOX)
     dcmsend(str(sentinode), write(second))
     reports = orthanc.await_instances(STUDY, "SR", 2)
 
