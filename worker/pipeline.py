@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -23,10 +23,12 @@ from pydicom import Dataset
 from dicom_node import images, roi, selection
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
+    Carrier,
     CaseFinding,
     Document,
     Laterality,
     Risk,
+    Roi,
     Selection,
     SlndResult,
     Stage,
@@ -35,7 +37,7 @@ from dicom_node.findings import (
 )
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
-from dicom_node.study import Reason, StoredInstance, StudyUid
+from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
 from worker import cam, preprocess
 from worker.cascade import (
     StageModel,
@@ -68,13 +70,17 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `foreign` names
+    the documents among `stored` that are of another study, and that study; `manual`
+    are the rectangles that a person set by hand.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
+    foreign: Mapping[SopInstanceUid, StudyUid] = field(default_factory=dict)
+    manual: tuple[Roi, ...] = ()
 
 
 def analyze(
@@ -93,11 +99,13 @@ def analyze(
     """
     started = time.perf_counter()
     objects = images.read_study(study.stored)
+    reading = roi.read_rois(objects.documents, objects.images)
     chosen = selection.select(
         objects,
-        roi.read_rois(objects.documents, objects.images),
+        replace(reading, rois=(*reading.rois, *study.manual)),
         cascade.sln.manifest.preprocessing.phase,
     )
+    chosen = tuple(_with_origin(one, study) for one in chosen)
     select_ms = _since(started)
     _demand_every_side(study, chosen)
     digests = {stored.sop_instance_uid: stored.sha256 for stored in study.stored}
@@ -108,12 +116,25 @@ def analyze(
             study=study,
             selection=one,
             input_sha256=_input_sha256(one, digests[one.sop_instance_uid]),
-            carrier=carriers.get(one.roi.carrier_sop_instance_uid),
+            carrier=carriers.get(one.roi.carrier_sop_instance_uid or ""),
             select_ms=select_ms,
         )
         if not _is_current(work):
             cases.append(_analyze_case(work, cascade, device))
     return tuple(cases)
+
+
+def _with_origin(chosen: Selection, study: StudyInput) -> Selection:
+    """Say where a rectangle came from, when that was no document of the study."""
+    marked = chosen.roi
+    carrier = marked.carrier_sop_instance_uid
+    if carrier is not None and carrier in study.foreign:
+        said = f"The mark came from another study, {study.foreign[carrier]}."
+    elif marked.carrier is Carrier.MANUAL:
+        said = f"The rectangle was set by hand, by {marked.author}."
+    else:
+        return chosen
+    return replace(chosen, why=(*chosen.why, said))
 
 
 def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:

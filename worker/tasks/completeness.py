@@ -1,0 +1,180 @@
+"""Is enough of a study here? Its own headers may say so, the archive's counts must.
+
+Both run beside the sweep, so that neither a long header nor an archive that does not
+answer keeps other studies waiting. A message that is lost costs time, nothing else.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from celery import shared_task
+
+from dicom_node import images, ledger, readiness, retrieve, roi
+from dicom_node.completion import IMAGES
+from dicom_node.db import Sessions, now
+from dicom_node.errors import NodeError, SettingsError
+from dicom_node.findings import Stage
+from dicom_node.retrieve import Archive
+from dicom_node.spool import Spool
+from dicom_node.study import SopInstanceUid, StoredInstance, StudyState, StudyUid
+from worker import manifest as manifests
+from worker import models, outcomes, queues, runtime
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+COUNTING_S: Final = 60.0
+"""How long one message counts studies; what is left is asked for by a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this process works: database, files, settings."""
+
+    sessions: Sessions
+    spool: Spool
+    settings: WorkerSettings
+
+
+def examine(uid: StudyUid, place: Place) -> bool:
+    """End the wait for a study whose rectangle and phases are there.
+
+    Returns:
+        Whether the study was queued. Not when it changed meanwhile, when no model is
+        active, or when the archive, where it is asked, has more or does not answer.
+    """
+    with place.sessions() as session:
+        study = ledger.study(session, uid)
+    if study.state is not StudyState.RECEIVING or not _is_ready(uid, place):
+        return False
+    if place.settings.query is not None and not _is_counted(uid, place):
+        return False
+    with place.sessions.begin() as session:
+        done = ledger.complete_early(session, uid, study.revision, now())
+        if done and place.settings.query is not None:
+            ledger.count_agreed(session, uid, study.instances)
+    return done
+
+
+def _is_ready(uid: StudyUid, place: Place) -> bool:
+    with place.sessions() as session:
+        active = outcomes.activations(session)
+        stored = ledger.instances(session, uid)
+        stored += [one.stored for one in ledger.foreign_documents(session, uid)]
+        manual = ledger.manual_rois(session, uid)
+    try:
+        phase = phase_in_service(place.settings, active)
+    except SettingsError:
+        return False
+    files = [replace(one, path=place.spool.absolute(one.path)) for one in stored]
+    objects = images.read_study(files)
+    reading = roi.read_rois(objects.documents, objects.images)
+    reading = replace(reading, rois=(*reading.rois, *manual))
+    return readiness.is_ready(objects, reading, phase)
+
+
+def phase_in_service(
+    settings: WorkerSettings, active: Mapping[Stage, outcomes.Activation]
+) -> str:
+    """Return the DCE phase that the model of stage I was trained on.
+
+    Raises:
+        SettingsError: There is no such model.
+    """
+    activation = models.in_service(Stage.SLN, active)
+    folder = models.folder(settings.models, activation.name, activation.version)
+    return manifests.read(folder).preprocessing.phase
+
+
+def _is_counted(uid: StudyUid, place: Place) -> bool:
+    """Say whether the archive has no more; without an answer the wait goes on."""
+    settings = place.settings
+    if settings.query is None:
+        return True
+    with place.sessions() as session:
+        stored = ledger.instances(session, uid)
+    timeout = settings.query_timeout.total_seconds()
+    try:
+        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
+            return retrieve.count(archive, uid, _by_series(stored)).agree
+    except NodeError:
+        return False
+
+
+def _by_series(
+    stored: Sequence[StoredInstance],
+) -> dict[str, frozenset[SopInstanceUid]]:
+    series: dict[str, set[SopInstanceUid]] = defaultdict(set)
+    for one in stored:
+        if one.sop_class_uid in IMAGES:
+            series[one.series_uid].add(one.sop_instance_uid)
+    return {uid: frozenset(images) for uid, images in series.items()}
+
+
+def count(uids: Sequence[StudyUid], place: Place) -> None:
+    """Ask the archive for its counts of queued studies, and let them go or hold them.
+
+    One association for all of them: an archive that does not answer is waited for
+    once, and each of the studies has then been asked for in vain.
+    """
+    settings = place.settings
+    if settings.query is None:
+        return
+    until = time.monotonic() + COUNTING_S
+    timeout = settings.query_timeout.total_seconds()
+    waiting = list(uids)
+    try:
+        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
+            while waiting and time.monotonic() < until:
+                _count_one(waiting[0], place, archive)
+                del waiting[0]
+    except NodeError as error:
+        for uid in waiting:
+            _enter_unanswered(uid, place.sessions, error)
+
+
+def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
+    with place.sessions() as session:
+        study = ledger.study(session, uid)
+        stored = ledger.instances(session, uid)
+    counts = retrieve.count(archive, uid, _by_series(stored))
+    with place.sessions.begin() as session:
+        if counts.agree:
+            ledger.count_agreed(session, uid, study.instances)
+        else:
+            detail = f"{counts} {WHAT_TO_DO}"
+            ledger.count_differed(session, uid, study.instances, detail, now())
+    extra = {"study_uid": uid, "here": counts.here, "agree": counts.agree}
+    log.info("study counted", extra=extra)
+
+
+WHAT_TO_DO: Final = (
+    "Route the rest to us, which goes on by itself; or let it be analysed as it is."
+)
+
+
+def _enter_unanswered(uid: StudyUid, sessions: Sessions, error: NodeError) -> None:
+    with sessions.begin() as session:
+        pause = ledger.count_unanswered(session, uid, str(error), now())
+    extra = {"study_uid": uid, "error": type(error).__name__, "again": pause}
+    log.warning("archive did not tell its counts", extra=extra)
+
+
+def _place() -> Place:
+    return Place(runtime.sessions(), runtime.spool(), runtime.settings())
+
+
+@shared_task(name=queues.EXAMINE, ignore_result=True)
+def examine_study(study_uid: str) -> None:
+    """Run `examine` with this process's database and spool."""
+    examine(StudyUid(study_uid), _place())
+
+
+@shared_task(name=queues.COUNT, ignore_result=True)
+def count_studies(study_uids: list[str]) -> None:
+    """Run `count` with this process's database."""
+    count([StudyUid(uid) for uid in study_uids], _place())
