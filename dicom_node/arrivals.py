@@ -255,6 +255,12 @@ def patient_of(session: Session, uid: SopInstanceUid) -> Patient | None:
     return None if row is None else Patient(row.patient_key, row.issuer_key)
 
 
+def study_of(session: Session, uid: SopInstanceUid) -> StudyUid | None:
+    """Return the study of an instance, None when it is not entered."""
+    row = session.get(InstanceRow, uid)
+    return None if row is None else StudyUid(row.study_uid)
+
+
 def paths(session: Session) -> set[str]:
     """Return the paths of all files that have a row, instances and conflicts."""
     found = set(session.scalars(select(InstanceRow.path)))

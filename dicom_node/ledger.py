@@ -43,6 +43,7 @@ from dicom_node.arrivals import (
     queue,
     record,
     record_conflict,
+    study_of,
 )
 from dicom_node.completeness import (
     complete_early,
@@ -90,6 +91,7 @@ __all__ = [
     "complete_due",
     "complete_early",
     "conclude",
+    "contradiction",
     "count_agreed",
     "count_differed",
     "count_unanswered",
@@ -117,6 +119,7 @@ __all__ = [
     "set_mark",
     "studies",
     "study",
+    "study_of",
     "take_uncounted",
     "take_unexamined",
     "unannounced",

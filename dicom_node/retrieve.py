@@ -11,10 +11,11 @@ raw data there, and objects that only we have, never make the two disagree.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from pydicom import Dataset
 from pynetdicom.association import Association
@@ -26,7 +27,7 @@ from dicom_node.completion import IMAGES
 from dicom_node.contexts import UNCOMPRESSED
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
 from dicom_node.silence import silence
-from dicom_node.study import Peer, SopInstanceUid, StudyUid
+from dicom_node.study import Peer, SopInstanceUid, StoredInstance, StudyUid
 
 FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 """Study Root Query/Retrieve Information Model - FIND."""
@@ -39,8 +40,21 @@ MAX_MATCHES: Final = 50_000
 MR: Final = "MR"
 NAMED_SERIES: Final = 3
 
-Ours = Mapping[str, frozenset[SopInstanceUid]]
-"""Our MR images of a study, by Series Instance UID."""
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is here of a study: MR images by Series Instance UID, and all objects."""
+
+    images: Mapping[str, int]
+    objects: frozenset[SopInstanceUid]
+
+    @classmethod
+    def of(cls, stored: Iterable[StoredInstance]) -> Self:
+        """Return what the instances of a study amount to."""
+        instances = tuple(stored)
+        images = [one.series_uid for one in instances if one.sop_class_uid in IMAGES]
+        objects = frozenset(one.sop_instance_uid for one in instances)
+        return cls(Counter(images), objects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +112,14 @@ def querying(peer: Peer, calling_aet: str, timeout: float) -> Iterator[Archive]:
         end(association)
 
 
-def count(archive: Archive, uid: StudyUid, ours: Ours) -> Counts:
+def count(archive: Archive, uid: StudyUid, ours: Holding) -> Counts:
     """Compare the MR images of a study at the archive with ours.
 
     Raises:
         PeerUnavailableError: No answer in time, or the archive is out of resources.
         PeerRejectedError: The archive cannot process the query.
     """
-    here = sum(len(images) for images in ours.values())
+    here = sum(ours.images.values())
     with silence():
         if _holds_no_more(archive, uid, here):
             return Counts(here, {})
@@ -124,7 +138,7 @@ def _holds_no_more(archive: Archive, uid: StudyUid, here: int) -> bool:
     return all(total is not None and total <= here for total in totals)
 
 
-def _mr_series(archive: Archive, uid: StudyUid, ours: Ours) -> list[str]:
+def _mr_series(archive: Archive, uid: StudyUid, ours: Holding) -> list[str]:
     """Return the series that may hold more MR images there than here.
 
     One of no stated modality may; one without a number does until it is listed.
@@ -136,24 +150,24 @@ def _mr_series(archive: Archive, uid: StudyUid, ours: Ours) -> list[str]:
         there = number(one, "NumberOfSeriesRelatedInstances")
         if not series or text(one, "Modality") not in {MR, ""}:
             continue
-        if there is None or there > len(ours.get(series, ())):
+        if there is None or there > ours.images.get(series, 0):
             found.append(series)
     return found
 
 
-def _lacking(archive: Archive, uid: StudyUid, series: str, ours: Ours) -> int:
+def _lacking(archive: Archive, uid: StudyUid, series: str, ours: Holding) -> int:
     """Count the images of a series that are there and not here.
 
-    One whose SOP class the archive does not tell counts as an image.
+    One whose SOP class the archive does not tell counts as an image: nothing else
+    is expected in an MR series.
     """
-    known = ours.get(series, frozenset())
     wanted = {"SeriesInstanceUID": series, "SOPInstanceUID": "", "SOPClassUID": ""}
     there = {
         text(one, "SOPInstanceUID")
         for one in _find(archive, uid, "IMAGE", **wanted)
         if text(one, "SOPClassUID") in {*IMAGES, ""}
     }
-    return len(there - known - {""})
+    return len(there - ours.objects - {""})
 
 
 def _find(

@@ -6,22 +6,18 @@ answer keeps other studies waiting. A message that is lost costs time, nothing e
 
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from celery import shared_task
 
 from dicom_node import images, ledger, readiness, retrieve, roi
-from dicom_node.completion import IMAGES
 from dicom_node.db import Sessions, now
 from dicom_node.errors import NodeError, SettingsError
-from dicom_node.findings import Stage
-from dicom_node.retrieve import Archive
+from dicom_node.retrieve import Archive, Holding
 from dicom_node.spool import Spool
-from dicom_node.study import SopInstanceUid, StoredInstance, StudyState, StudyUid
-from worker import manifest as manifests
+from dicom_node.study import StudyState, StudyUid
 from worker import models, outcomes, queues, runtime
 from worker.settings import WorkerSettings
 
@@ -67,7 +63,7 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
         stored += [one.stored for one in ledger.foreign_documents(session, uid)]
         manual = ledger.manual_rois(session, uid)
     try:
-        phase = phase_in_service(place.settings, active)
+        phase = models.phase_in_service(place.settings.models, active)
     except SettingsError:
         return False
     files = [replace(one, path=place.spool.absolute(one.path)) for one in stored]
@@ -75,19 +71,6 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
     reading = roi.read_rois(objects.documents, objects.images)
     reading = replace(reading, rois=(*reading.rois, *manual))
     return readiness.is_ready(objects, reading, phase)
-
-
-def phase_in_service(
-    settings: WorkerSettings, active: Mapping[Stage, outcomes.Activation]
-) -> str:
-    """Return the DCE phase that the model of stage I was trained on.
-
-    Raises:
-        SettingsError: There is no such model.
-    """
-    activation = models.in_service(Stage.SLN, active)
-    folder = models.folder(settings.models, activation.name, activation.version)
-    return manifests.read(folder).preprocessing.phase
 
 
 def _is_counted(uid: StudyUid, place: Place) -> bool:
@@ -100,19 +83,9 @@ def _is_counted(uid: StudyUid, place: Place) -> bool:
     timeout = settings.query_timeout.total_seconds()
     try:
         with retrieve.querying(settings.query, settings.aet, timeout) as archive:
-            return retrieve.count(archive, uid, _by_series(stored)).agree
+            return retrieve.count(archive, uid, Holding.of(stored)).agree
     except NodeError:
         return False
-
-
-def _by_series(
-    stored: Sequence[StoredInstance],
-) -> dict[str, frozenset[SopInstanceUid]]:
-    series: dict[str, set[SopInstanceUid]] = defaultdict(set)
-    for one in stored:
-        if one.sop_class_uid in IMAGES:
-            series[one.series_uid].add(one.sop_instance_uid)
-    return {uid: frozenset(images) for uid, images in series.items()}
 
 
 def count(uids: Sequence[StudyUid], place: Place) -> None:
@@ -141,7 +114,7 @@ def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
     with place.sessions() as session:
         study = ledger.study(session, uid)
         stored = ledger.instances(session, uid)
-    counts = retrieve.count(archive, uid, _by_series(stored))
+    counts = retrieve.count(archive, uid, Holding.of(stored))
     with place.sessions.begin() as session:
         if counts.agree:
             ledger.count_agreed(session, uid, study.instances)
