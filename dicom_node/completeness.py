@@ -109,10 +109,11 @@ def take_uncounted(
 
 def needs_count() -> ColumnElement[bool]:
     """Return the condition that the counts of a study do not stand as it is now."""
-    return ~exists().where(
+    counted = exists().where(
         CompletenessRow.study_uid == StudyRow.study_uid,
         CompletenessRow.counted_instances == StudyRow.instances,
     )
+    return ~counted.correlate(StudyRow)
 
 
 def count_agreed(session: Session, uid: StudyUid, instances: int) -> None:
