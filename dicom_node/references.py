@@ -68,8 +68,8 @@ def _references_of(stored: StoredInstance) -> tuple[SopInstanceUid, ...]:
     try:
         dataset = read_header(stored.path)
         return () if is_own(dataset) else image_references(dataset)
-    except (UnreadableObjectError, *PARSE_ERRORS):
-        return ()
+    except (UnreadableObjectError, FileNotFoundError, *PARSE_ERRORS):
+        return ()  # a file that retention took was read before
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:

@@ -214,6 +214,19 @@ def test_an_image_that_comes_under_the_documents_own_study_is_its_own(sessions):
     assert len(taken.instances) == 2
 
 
+def test_a_document_about_two_studies_counts_for_both(sessions):
+    prior = StudyUid("7.7")
+    receive(sessions, arrival(1), arrival(2, study_uid=prior))
+    receive_mark(sessions)
+    read_mark(sessions, IMAGE, arrival(2).sop_instance_uid)
+
+    assert sorted(match(sessions)) == [STUDY, prior]
+    detail = look(sessions, NOTES).detail
+    assert STUDY in detail
+    assert prior in detail
+    assert [one.study_uid for one in claim(sessions, prior).foreign] == [NOTES]
+
+
 def test_many_references_are_remembered_whole(sessions):
     receive_mark(sessions)
     images = [SopInstanceUid(f"1.2.3.4.5.{number}") for number in range(1, 1500)]

@@ -104,3 +104,5 @@ def test_a_damaged_document_refers_to_nothing(slices, tmp_path):
     (stored,) = dicom_objects.store(tmp_path, [dicom_objects.sr_rectangle(slices[4])])
     stored.path.write_bytes(stored.path.read_bytes()[:700])
     assert foreign_references([stored]) == {}
+    stored.path.unlink()
+    assert foreign_references([stored]) == {}

@@ -27,6 +27,12 @@ COUNTING_S: Final = 60.0
 """How long one message counts studies; what is left is asked for by a later one."""
 
 
+WHAT_TO_DO: Final = (
+    "Route them to us, and it goes on by itself; or take it as it is with "
+    "`sentinode studies requeue --accept-incomplete UID`."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where this process works: database, files, settings."""
@@ -123,11 +129,6 @@ def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
             ledger.count_differed(session, uid, study.instances, detail, now())
     extra = {"study_uid": uid, "here": counts.here, "agree": counts.agree}
     log.info("study counted", extra=extra)
-
-
-WHAT_TO_DO: Final = (
-    "Route the rest to us, which goes on by itself; or let it be analysed as it is."
-)
 
 
 def _enter_unanswered(uid: StudyUid, sessions: Sessions, error: NodeError) -> None:
