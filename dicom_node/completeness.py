@@ -5,7 +5,6 @@ is looked at once for each change, to see whether the model needs no more. A que
 study is announced to no worker before the archive's counts agree, where they are asked.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, exists, or_, select
@@ -20,6 +19,7 @@ from dicom_node.arrivals import (
     queue,
 )
 from dicom_node.completion import IMAGES, ROI_CARRIERS, UNANSWERED_PAUSES
+from dicom_node.db import insert_missing
 from dicom_node.study import Reason, StudyState, StudyUid
 from dicom_node.tables import (
     AnnotationRow,
@@ -48,19 +48,27 @@ def take_unexamined(session: Session, at: datetime, limit: int) -> list[StudyUid
                 CompletenessRow.examined_revision < StudyRow.revision,
             ),
             ~carried(uid),
-            _holds(IMAGES),
-            or_(
-                _holds(ROI_CARRIERS),
-                exists().where(AnnotationRow.study_uid == uid),
-                exists().where(ManualRoiRow.study_uid == uid),
-            ),
         )
         .order_by(StudyRow.last_received_at)
-        .limit(limit)
     ).all()
+    found: list[StudyUid] = []
     for study_uid, revision in rows:
+        if len(found) == limit:
+            break
         _row(session, StudyUid(study_uid)).examined_revision = revision
-    return [StudyUid(study_uid) for study_uid, _ in rows]
+        if _may_be_ready(session, study_uid):
+            found.append(StudyUid(study_uid))
+    return found
+
+
+def _may_be_ready(session: Session, study_uid: str) -> bool:
+    """Say whether a study holds an image, and what may carry a rectangle on it."""
+    is_marked = or_(
+        _holds(study_uid, ROI_CARRIERS),
+        exists().where(AnnotationRow.study_uid == study_uid),
+        exists().where(ManualRoiRow.study_uid == study_uid),
+    )
+    return bool(session.scalar(select(_holds(study_uid, IMAGES) & is_marked)))
 
 
 def complete_early(
@@ -169,9 +177,9 @@ def count_unanswered(
     return None
 
 
-def _holds(classes: Sequence[str] | frozenset[str]) -> ColumnElement[bool]:
+def _holds(study_uid: str, classes: frozenset[str]) -> ColumnElement[bool]:
     return exists().where(
-        InstanceRow.study_uid == StudyRow.study_uid,
+        InstanceRow.study_uid == study_uid,
         InstanceRow.own.is_(False),
         InstanceRow.sop_class_uid.in_(classes),
     )
@@ -179,8 +187,8 @@ def _holds(classes: Sequence[str] | frozenset[str]) -> ColumnElement[bool]:
 
 def _row(session: Session, uid: StudyUid) -> CompletenessRow:
     row = session.get(CompletenessRow, uid)
-    if row is None:
-        row = CompletenessRow(study_uid=uid, examined_revision=0, unanswered=0)
-        session.add(row)
-        session.flush()
-    return row
+    if row is not None:
+        return row
+    blank = {"study_uid": uid, "examined_revision": 0, "unanswered": 0}
+    insert_missing(session, CompletenessRow, [blank], "study_uid")
+    return session.get_one(CompletenessRow, uid)
