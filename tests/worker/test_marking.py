@@ -89,6 +89,15 @@ def test_an_unknown_image_is_exit_code_3(run, held):
     assert "1.2.3" in done.stderr
 
 
+def test_a_box_larger_than_any_lesion_is_wrong_usage(bench, run):
+    coarse = dicom_objects.fresh_study("coarse", PixelSpacing=[1.0, 4.0])
+    bench.receive(*coarse)
+    image = str(coarse[4].SOPInstanceUID)
+    done = run("roi", "set", "--yes", "--sop", image, "--box", "0", "0", "50", "90")
+    assert done.exit_code == 2
+    assert "200 mm" in done.stderr
+
+
 def test_what_cannot_be_analysed_is_not_set(bench, slices, run, held):
     image = str(slices[4].SOPInstanceUID)
     tiny = run("roi", "set", "--yes", "--sop", image, "--box", "20", "30", "22", "50")

@@ -20,7 +20,7 @@ from dicom_node.errors import (
     StudyIgnoredError,
 )
 from dicom_node.findings import Carrier, Roi, Selection
-from dicom_node.images import StudyObjects
+from dicom_node.images import MrImage, StudyObjects
 from dicom_node.ledger import Mark
 from dicom_node.roi.reading import RoiReading
 from dicom_node.study import SopInstanceUid, StudyState, StudyUid
@@ -36,6 +36,9 @@ from worker.cli.context import (
 )
 
 Box = tuple[float, float, float, float]
+
+MAX_SIDE_MM: Final = 150.0
+"""No lesion is larger; a mistyped box soon is."""
 
 USUAL_PHASE: Final = "post-contrast 1"
 """What models are trained on, as long as none is in service that says otherwise."""
@@ -215,11 +218,7 @@ def _preview(objects: StudyObjects, roi: Roi, phase: str) -> Selection:
         raise StateError(
             f"image {roi.sop_instance_uid} has no frame {roi.frame}, or cannot be read"
         )
-    columns, rows = marked[0].columns, marked[0].rows
-    if roi.x1 > columns or roi.y1 > rows:
-        raise click.UsageError(
-            f"--box reaches beyond the image, which is {columns} x {rows} pixels"
-        )
+    _check_on(marked[0], roi)
     try:
         (chosen,) = selection.select(objects, RoiReading(rois=(roi,)), phase)
     except (StudyHeldError, StudyIgnoredError) as error:
@@ -227,6 +226,22 @@ def _preview(objects: StudyObjects, roi: Roi, phase: str) -> Selection:
             f"this rectangle could not be analysed, so it was not set: {error.detail}"
         ) from error
     return chosen
+
+
+def _check_on(image: MrImage, roi: Roi) -> None:
+    """Refuse what does not lie inside an image, or is larger than any lesion."""
+    if roi.x1 > image.columns or roi.y1 > image.rows:
+        raise click.UsageError(
+            f"--box reaches beyond the image, which is {image.columns} x {image.rows} "
+            "pixels"
+        )
+    between_rows, between_columns = image.spacing or (0.0, 0.0)
+    longest = max((roi.x1 - roi.x0) * between_columns, (roi.y1 - roi.y0) * between_rows)
+    if longest > MAX_SIDE_MM:
+        raise click.UsageError(
+            f"--box has a side of {longest:.0f} mm, more than {MAX_SIDE_MM:.0f}: "
+            "check its numbers, they are pixels"
+        )
 
 
 def _show(study_uid: StudyUid, chosen: Selection) -> None:
