@@ -41,7 +41,7 @@ def send(peer, write, datasets) -> None:
     dcmsend(str(peer), *(write(one) for one in datasets))
 
 
-def whats(study) -> list[str]:
+def history_of(study) -> list[str]:
     return [one["what"] for one in study["events"]]
 
 
@@ -88,7 +88,7 @@ def test_an_image_that_was_not_routed_holds_its_study_until_it_comes(
     assert held["reason"] == "incomplete"
     assert "8 MR image(s) are here, 9 at the archive" in held["detail"]
     assert str(slices[-1].SeriesInstanceUID) in held["detail"]
-    assert whats(study).count("analyzing") == 1
+    assert history_of(study).count("analyzing") == 1
     assert sentinode.json("doctor")["ok"]
 
 
