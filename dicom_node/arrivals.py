@@ -112,7 +112,7 @@ def record(
         if each.sop_instance_uid in inserted:
             fresh[each.study_uid].append(each)
     for study_uid in sorted(fresh):
-        _receive(session, _locked(session, study_uid), fresh[study_uid], quiet, at)
+        _receive(session, lock(session, study_uid), fresh[study_uid], quiet, at)
     for each in misplaced:
         record_conflict(session, Conflict(each, patient_differs=False), at)
 
@@ -134,7 +134,7 @@ def record_conflict(session: Session, conflict: Conflict, at: datetime) -> None:
     )
     if entered is not None:
         return
-    study = _locked(session, instance.study_uid)
+    study = lock(session, instance.study_uid)
     session.add(
         ConflictRow(
             study_uid=instance.study_uid,
@@ -255,6 +255,12 @@ def patient_of(session: Session, uid: SopInstanceUid) -> Patient | None:
     return None if row is None else Patient(row.patient_key, row.issuer_key)
 
 
+def study_of(session: Session, uid: SopInstanceUid) -> StudyUid | None:
+    """Return the study of an instance, None when it is not entered."""
+    row = session.get(InstanceRow, uid)
+    return None if row is None else StudyUid(row.study_uid)
+
+
 def paths(session: Session) -> set[str]:
     """Return the paths of all files that have a row, instances and conflicts."""
     found = set(session.scalars(select(InstanceRow.path)))
@@ -325,7 +331,7 @@ def complete_due(session: Session, at: datetime, limit: int = 100) -> list[Study
     )
     studies = session.scalars(
         select(StudyRow)
-        .where(*due, ~_carried(StudyRow.study_uid) | _is_long_past(at))
+        .where(*due, ~carried(StudyRow.study_uid) | _is_long_past(at))
         .order_by(StudyRow.quiet_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -333,7 +339,7 @@ def complete_due(session: Session, at: datetime, limit: int = 100) -> list[Study
     # The rows are locked now: what opened an association meanwhile has committed.
     queued = []
     for study in studies:
-        if _is_open(session, study, at) or hold_conflicting(session, study, at):
+        if is_open(session, study, at) or hold_conflicting(session, study, at):
             continue
         queue(session, study, "complete: quiet, and no association open", at)
         queued.append(StudyUid(study.study_uid))
@@ -349,6 +355,20 @@ def queue(session: Session, study: StudyRow, why: str, at: datetime) -> None:
     add_event(session, study.study_uid, "queued", why, at)
 
 
+def wake(session: Session, study: StudyRow, why: str, at: datetime) -> None:
+    """Let something new that is no object of a locked study change its outcome.
+
+    A study that receives or is queued will take it in. One whose objects contradict
+    waits for a person. A worker that has the study loses it.
+    """
+    waiting = study.state in {StudyState.RECEIVING, StudyState.QUEUED}
+    study.revision += 1
+    if waiting or contradiction(session, StudyUid(study.study_uid)) is not None:
+        add_event(session, study.study_uid, "noted", why, at)
+    else:
+        queue(session, study, why, at)
+
+
 def add_event(
     session: Session, study_uid: str, what: str, detail: str, at: datetime
 ) -> None:
@@ -356,7 +376,8 @@ def add_event(
     session.add(EventRow(study_uid=study_uid, at=at, what=what, detail=detail))
 
 
-def _carried(study_uid: Any) -> Any:  # noqa: ANN401 - a column or a value, to SQL
+def carried(study_uid: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a column or a value
+    """Return the condition that an open association carries a study."""
     return exists().where(
         AssociationStudyRow.study_uid == study_uid,
         AssociationStudyRow.association_id == AssociationRow.association_id,
@@ -364,10 +385,11 @@ def _carried(study_uid: Any) -> Any:  # noqa: ANN401 - a column or a value, to S
     )
 
 
-def _is_open(session: Session, study: StudyRow, at: datetime) -> bool:
+def is_open(session: Session, study: StudyRow, at: datetime) -> bool:
+    """Say whether a study may still be carried by an association that matters."""
     if is_abandoned(study.quiet_until, at):
         return False
-    return bool(session.scalar(select(_carried(study.study_uid))))
+    return bool(session.scalar(select(carried(study.study_uid))))
 
 
 def _is_long_past(at: datetime) -> Any:  # noqa: ANN401 - an SQL expression
@@ -451,7 +473,8 @@ def _instance_values(
     }
 
 
-def _locked(session: Session, uid: StudyUid) -> StudyRow:
+def lock(session: Session, uid: StudyUid) -> StudyRow:
+    """Return the row of a study that exists, for as long as the transaction lasts."""
     return session.scalars(
         select(StudyRow)
         .where(StudyRow.study_uid == uid)

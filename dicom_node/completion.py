@@ -2,7 +2,8 @@
 
 A study is complete when nothing of it arrived for a quiet period and no association
 that carries it is open. What a study was held for may shorten the wait: the object
-that a held study lacked makes it due as soon as its association ends.
+that a held study lacked makes it due as soon as its association ends. So does what is
+there, when the model needs no more (`dicom_node.selection.is_ready`).
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ ROI_CARRIERS: Final = frozenset(
 )
 """Storage SOP classes that can carry a reader's rectangle."""
 
+REFERRING: Final = ROI_CARRIERS | {"1.2.840.10008.5.1.4.1.1.88.59"}
+"""Storage SOP classes that can refer to images: those, and key object selections."""
+
 IMAGES: Final = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.4",  # MR
@@ -37,8 +41,14 @@ IMAGES: Final = frozenset(
 )
 """Storage SOP classes of images that a rectangle can lie on."""
 
-LACKS_AN_OBJECT: Final = frozenset({Reason.NO_ROI, Reason.ROI_IMAGE_MISSING})
+LACKS_AN_OBJECT: Final = frozenset(
+    {Reason.NO_ROI, Reason.ROI_IMAGE_MISSING, Reason.INCOMPLETE}
+)
 """Reasons that the arrival of one more object can end."""
+
+UNANSWERED_PAUSES: Final = (timedelta(seconds=10), timedelta(seconds=30))
+"""How long to wait before an archive that did not answer is asked for its counts
+again; after one try more than there are pauses the study goes on without them."""
 
 ABANDONED_AFTER: Final = timedelta(hours=1)
 """An association that brought nothing for a study for so long is not waited for.

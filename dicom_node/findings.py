@@ -91,6 +91,7 @@ class Roi:
 
     (0, 0) is the outer top-left corner of the first pixel; x grows along a row
     (columns), y down the rows (PS3.3 C.10.5.1.2). `frame` counts from 1.
+    `carrier_sop_instance_uid` is None when a person set it without a document.
     `exact` is False when the rectangle was derived from another shape. `adjudicator`
     says that its author decides between other readers (NCIt C96561). `by_position`
     says that the carrier names no image: the rectangle lies on this one, and on every
@@ -104,7 +105,7 @@ class Roi:
     x1: float
     y1: float
     carrier: Carrier
-    carrier_sop_instance_uid: SopInstanceUid
+    carrier_sop_instance_uid: SopInstanceUid | None
     author: str | None = None
     label: str | None = None
     tracking_uid: str | None = None

@@ -2,20 +2,30 @@
 
 Callers own the transaction; functions return values, never rows. State changes are
 compare-and-set, so they may be tried twice, by two processes, or too late. The
-`arrivals` half of the ledger is re-exported here.
+`arrivals` half of the ledger is re-exported here, and so are what is known of its
+completeness, of documents about other studies, and of rectangles set by hand.
 """
 
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import ColumnElement, CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.annotations import (
+    ForeignDocument,
+    elsewhere,
+    foreign_documents,
+    match,
+    refer,
+    stored,
+    verdict,
+)
 from dicom_node.arrivals import (
+    CONTRADICTIONS,
     Association,
     Conflict,
     accept_contradiction,
@@ -33,9 +43,27 @@ from dicom_node.arrivals import (
     queue,
     record,
     record_conflict,
+    study_of,
 )
-from dicom_node.completion import QuietPeriods
+from dicom_node.completeness import (
+    complete_early,
+    count_agreed,
+    count_differed,
+    count_unanswered,
+    needs_count,
+    take_uncounted,
+    take_unexamined,
+)
+from dicom_node.completion import LACKS_AN_OBJECT, QuietPeriods
 from dicom_node.errors import StudyNotFoundError, StudyStateError
+from dicom_node.findings import Roi
+from dicom_node.marks import (
+    Mark,
+    current_marks,
+    manual_rois,
+    mark_history,
+    set_mark,
+)
 from dicom_node.study import (
     Reason,
     SopInstanceUid,
@@ -49,6 +77,8 @@ __all__ = [
     "Association",
     "Claim",
     "Conflict",
+    "ForeignDocument",
+    "Mark",
     "QuietPeriods",
     "StudyEvent",
     "StudyRecord",
@@ -59,23 +89,39 @@ __all__ = [
     "close_stale",
     "complete",
     "complete_due",
+    "complete_early",
+    "conclude",
+    "contradiction",
+    "count_agreed",
+    "count_differed",
+    "count_unanswered",
+    "current_marks",
     "events",
     "expire_leases",
     "finish",
+    "foreign_documents",
     "give_back",
     "instance",
     "instances",
     "issuer_key",
+    "manual_rois",
+    "mark_history",
+    "match",
     "open_association",
     "paths",
     "patient_key",
     "patient_of",
     "record",
     "record_conflict",
+    "refer",
     "release_all",
     "requeue",
+    "set_mark",
     "studies",
     "study",
+    "study_of",
+    "take_uncounted",
+    "take_unexamined",
     "unannounced",
 ]
 
@@ -85,8 +131,10 @@ class Claim:
     """One worker's right to analyse a study as it stood at `revision`.
 
     `instances` leaves our own reports out; their paths are relative to the spool.
-    `attempts` counts this one. `contradiction` is set when the objects contradict
-    one another (see `dicom_node.arrivals.contradiction`): then only a hold is right.
+    `foreign` are documents of other studies that mark its images, `manual` the
+    rectangles that a person set by hand. `attempts` counts this one. `contradiction`
+    is set when the objects contradict one another (see
+    `dicom_node.arrivals.contradiction`): then only a hold is right.
     """
 
     study_uid: StudyUid
@@ -101,6 +149,8 @@ class Claim:
     received_at: datetime
     last_received_at: datetime
     queued_at: datetime | None
+    foreign: tuple[ForeignDocument, ...] = ()
+    manual: tuple[Roi, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +240,28 @@ def requeue(
 
 
 def unannounced(
-    session: Session, at: datetime, resend_after: timedelta, limit: int
+    session: Session,
+    at: datetime,
+    resend_after: timedelta,
+    limit: int,
+    *,
+    counted: bool = False,
 ) -> list[StudyUid]:
-    """Return queued studies without a message, or with one that seems lost."""
+    """Return queued studies without a message, or with one that seems lost.
+
+    Args:
+        session: A reading session.
+        at: The time of this call.
+        resend_after: How long a message is waited for.
+        limit: How many studies at most.
+        counted: Leave out those whose counts the archive has not confirmed.
+    """
+    ready = (~needs_count(),) if counted else ()
     found = session.scalars(
         select(StudyRow.study_uid)
         .where(
             StudyRow.state == StudyState.QUEUED,
+            *ready,
             or_(
                 StudyRow.announced_at.is_(None),
                 StudyRow.announced_at <= at - resend_after,
@@ -254,6 +319,8 @@ def claim(
         received_at=study.received_at,
         last_received_at=study.last_received_at,
         queued_at=study.queued_at,
+        foreign=tuple(foreign_documents(session, uid)),
+        manual=manual_rois(session, uid),
     )
 
 
@@ -278,6 +345,31 @@ def finish(  # noqa: PLR0913, PLR0917 - the outcome of a claim, in one call
         text = ": ".join(str(part) for part in (reason, detail) if part)
         add_event(session, claim.study_uid, state.value, text, at)
     return done
+
+
+def conclude(
+    session: Session,
+    claim: Claim,
+    outcome: tuple[StudyState, Reason | None, str | None],
+    at: datetime,
+) -> StudyState:
+    """Close an analysis that gave no result, if its claim still holds.
+
+    A study that only annotates others ends as what it is; one whose marks lie on
+    images of another study says so.
+
+    Returns:
+        The state that the study was left in.
+    """
+    study = _locked(session, claim.study_uid)
+    state, reason, detail = outcome
+    if reason not in CONTRADICTIONS:
+        state, reason, detail = verdict(session, claim.study_uid) or outcome
+    if reason in LACKS_AN_OBJECT and state is StudyState.HELD:
+        where = elsewhere(session, claim.study_uid)
+        detail = f"{detail} {where}" if where and detail else detail
+    finish(session, claim, state, at, reason=reason, detail=detail)
+    return study.state
 
 
 def give_back(
@@ -391,7 +483,7 @@ def events(session: Session, uid: StudyUid) -> list[StudyEvent]:
 def instance(session: Session, uid: SopInstanceUid) -> StoredInstance | None:
     """Return one instance, None when it is not entered; `path` is relative."""
     row = session.get(InstanceRow, uid)
-    return None if row is None else _stored(row)
+    return None if row is None else stored(row)
 
 
 def instances(session: Session, uid: StudyUid) -> list[StoredInstance]:
@@ -401,7 +493,7 @@ def instances(session: Session, uid: StudyUid) -> list[StoredInstance]:
         .where(InstanceRow.study_uid == uid, InstanceRow.own.is_(False))
         .order_by(InstanceRow.series_uid, InstanceRow.sop_instance_uid)
     )
-    return [_stored(row) for row in rows]
+    return [stored(row) for row in rows]
 
 
 def _locked(session: Session, uid: StudyUid) -> StudyRow:
@@ -479,14 +571,4 @@ def _record(row: StudyRow) -> StudyRecord:
         attempts=row.attempts,
         claimed_by=row.claimed_by,
         lease_until=row.lease_until,
-    )
-
-
-def _stored(row: InstanceRow) -> StoredInstance:
-    return StoredInstance(
-        sop_instance_uid=SopInstanceUid(row.sop_instance_uid),
-        series_uid=row.series_uid,
-        sop_class_uid=row.sop_class_uid,
-        path=Path(row.path),
-        sha256=row.sha256,
     )

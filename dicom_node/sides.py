@@ -13,7 +13,7 @@ from dicom_node.candidates import SIDES, Candidate, name_of
 from dicom_node.conflicts import ReaderPolicy, Resolution
 from dicom_node.errors import StudyHeldError
 from dicom_node.explanation import Mark, Side, Stop, Verdict
-from dicom_node.findings import Selection
+from dicom_node.findings import Carrier, Roi, Selection
 from dicom_node.images import MrImage
 from dicom_node.placement import Target
 from dicom_node.planes import height
@@ -103,7 +103,7 @@ def _place(
     except StudyHeldError as error:
         return replace(side, stop=Stop(error.reason, error.detail))
     count, reasons = told
-    home = work.homes.get(best.roi.carrier_sop_instance_uid)
+    home = work.homes.get(best.roi.carrier_sop_instance_uid or "")
     selection = Selection(
         roi=resolution.roi,
         sop_instance_uid=analysed.sop_instance_uid,
@@ -119,6 +119,7 @@ def _place(
             *resolution.why,
             *best.notes,
             *_from_afar(home, best.marked),
+            *_by_hand(best.roi),
             *moved,
             *waived,
         ),
@@ -138,6 +139,13 @@ def _demand_agreement(resolution: Resolution) -> None:
 
 def _area_mm2(resolution: Resolution) -> float:
     return replace(resolution.winner, roi=resolution.roi).area_mm2
+
+
+def _by_hand(roi: Roi) -> tuple[str, ...]:
+    """Say who set a rectangle that no workstation drew."""
+    if roi.carrier is not Carrier.MANUAL:
+        return ()
+    return (f"The rectangle was set by hand, by {roi.author}.",)
 
 
 def _from_afar(home: str | None, marked: MrImage) -> tuple[str, ...]:

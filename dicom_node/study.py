@@ -52,6 +52,7 @@ class Reason(StrEnum):
     PATIENT_MISMATCH = "patient_mismatch"
     INCOMPLETE = "incomplete"
     NOT_BREAST_MR = "not_breast_mr"
+    ANNOTATES_OTHER_STUDY = "annotates_other_study"
     UNREADABLE = "unreadable"
     NO_MODEL = "no_model"
     ANALYSIS_ERROR = "analysis_error"

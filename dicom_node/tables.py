@@ -1,4 +1,4 @@
-"""Rows of the ledger and the outbox; they never leave those two modules.
+"""Rows of the ledger and the outbox; they never leave the modules of those two.
 
 No column holds a patient's name, ID or birth date: `patient_key` is a keyed hash of
 the Patient ID, `issuer_key` one of issuer and Patient ID where an issuer is named.
@@ -11,6 +11,7 @@ from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.db import Base
+from dicom_node.findings import Laterality
 from dicom_node.study import Reason, StudyState
 
 UID = String(64)
@@ -144,6 +145,73 @@ class EventRow(Base):
     at: Mapped[datetime]
     what: Mapped[str]
     detail: Mapped[str] = mapped_column(Text)
+
+
+class CompletenessRow(Base):
+    """What was found out about the completeness of one study, and when to ask again.
+
+    `examined_revision` is the revision that was last looked at for an early end of
+    the wait. `counted_instances` is how many instances were here when the archive's
+    counts agreed, or were not waited for any more. After `unanswered` tries in vain
+    `ask_after` is when to ask next; until `asking_until` somebody is asking.
+    """
+
+    __tablename__ = "completeness"
+
+    study_uid: Mapped[str] = mapped_column(
+        ForeignKey("study.study_uid"), primary_key=True
+    )
+    examined_revision: Mapped[int]
+    counted_instances: Mapped[int | None]
+    unanswered: Mapped[int]
+    ask_after: Mapped[datetime | None]
+    asking_until: Mapped[datetime | None]
+
+
+class AnnotationRow(Base):
+    """A document that refers to an image which is not in the document's own study.
+
+    `study_uid` is the study that holds the image, None while it is not here.
+    `patient_differs` says that the two are of different patients: then the document
+    is never read with that study.
+    """
+
+    __tablename__ = "annotation"
+
+    document_uid: Mapped[str] = mapped_column(
+        ForeignKey("instance.sop_instance_uid"), primary_key=True
+    )
+    image_uid: Mapped[str] = mapped_column(UID, primary_key=True)
+    study_uid: Mapped[str | None] = mapped_column(
+        ForeignKey("study.study_uid"), index=True
+    )
+    patient_differs: Mapped[bool]
+    recorded_at: Mapped[datetime]
+
+
+class ManualRoiRow(Base):
+    """A rectangle that a person set by hand; of each side the newest row counts.
+
+    Append-only. A row without a box takes back what was set before on its side.
+    """
+
+    __tablename__ = "manual_roi"
+    __table_args__ = (Index(None, "study_uid", "laterality"),)
+
+    manual_roi_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
+    laterality: Mapped[Laterality]
+    sop_instance_uid: Mapped[str] = mapped_column(
+        ForeignKey("instance.sop_instance_uid")
+    )
+    frame: Mapped[int]
+    x0: Mapped[float | None]
+    y0: Mapped[float | None]
+    x1: Mapped[float | None]
+    y1: Mapped[float | None]
+    note: Mapped[str | None] = mapped_column(Text)
+    set_by: Mapped[str]
+    set_at: Mapped[datetime]
 
 
 class DocumentRow(Base):

@@ -233,6 +233,24 @@ def sr_rectangle(
     return reread(report)
 
 
+def key_object(image: Dataset) -> Dataset:
+    """A key object selection of one image; it carries no rectangle."""
+    source = as_evidence(image)
+    with lenient():
+        document = hd.ko.KeyObjectSelectionDocument(
+            evidence=[source],
+            content=hd.ko.KeyObjectSelection(
+                document_title=codes.DCM.OfInterest, referenced_objects=[source]
+            ),
+            series_instance_uid=derived("KO", source.SOPInstanceUID),
+            series_number=52,
+            sop_instance_uid=derived("KO instance", source.SOPInstanceUID),
+            instance_number=1,
+            manufacturer="ACME",
+        )
+    return reread(document)
+
+
 def _planar_group(
     source: Dataset, box: Box, tracking: sr.TrackingIdentifier
 ) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
@@ -328,6 +346,14 @@ def lenient() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def in_another_study(document: Dataset, name: str = "another") -> Dataset:
+    """A document as an outside workstation keeps it: under a study of its own."""
+    moved = reread(document)
+    moved.StudyInstanceUID = derived("study", name)
+    moved.SeriesInstanceUID = derived("series", name)
+    return moved
 
 
 def fresh_study(name: str, **attributes: object) -> list[Dataset]:

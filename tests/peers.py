@@ -126,6 +126,47 @@ class Orthanc:
         return wait_until(look, f"{count} {modality} of the study at the PACS")
 
 
+class Dcmqrscp:
+    """DCMTK's archive; it returns no Number of Study Related Instances."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = free_port()
+        self.process = None
+
+    def __str__(self) -> str:
+        return f"DCMTK@127.0.0.1:{self.port}"
+
+    def start(self) -> "Dcmqrscp":
+        store = self.folder / "store"
+        store.mkdir(parents=True)
+        path = self.folder / "dcmqrscp.cfg"
+        path.write_text(
+            "MaxPDUSize = 16384\nMaxAssociations = 8\n"
+            "HostTable BEGIN\nHostTable END\n"
+            "VendorTable BEGIN\nVendorTable END\n"
+            "AETable BEGIN\n"
+            f"DCMTK {store} RW (200, 1024mb) ANY\n"
+            "AETable END\n"
+        )
+        with (self.folder / "dcmqrscp.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["dcmqrscp", "-c", str(path), str(self.port)], stdout=log, stderr=log
+            )
+        wait_until(self._answers, "dcmqrscp's start")
+        return self
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(30)
+            self.process = None
+
+
 class Sentinode:
     """`sentinode up` on a data folder, as an administrator runs it."""
 

@@ -17,6 +17,7 @@ from worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 SWEEP_LIMIT_S: Final = 120.0
+EXAMINE_LIMIT_S: Final = 60.0
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -37,6 +38,8 @@ def create_app(settings: WorkerSettings) -> Celery:
         # Hard limits: the pool's process is killed, the claim expires after it.
         task_annotations={
             queues.SWEEP: {"time_limit": SWEEP_LIMIT_S},
+            queues.EXAMINE: {"time_limit": EXAMINE_LIMIT_S},
+            queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },

@@ -67,6 +67,17 @@ def in_service(stage: Stage, active: Mapping[Stage, Activation]) -> Activation:
     return active[stage]
 
 
+def phase_in_service(models: Path, active: Mapping[Stage, Activation]) -> str:
+    """Return the DCE phase that the active model of stage I was trained on.
+
+    Raises:
+        SettingsError: There is no such model, or its manifest cannot be read.
+    """
+    activation = in_service(Stage.SLN, active)
+    path = folder(models, activation.name, activation.version)
+    return manifests.read(path).preprocessing.phase
+
+
 def check_activated(manifest: Manifest, activation: Activation) -> None:
     """Compare a model with what a person activated.
 

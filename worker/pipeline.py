@@ -20,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_node import images, roi, selection
+from dicom_node import images, selection
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     CaseFinding,
     Document,
     Laterality,
     Risk,
+    Roi,
     Selection,
     SlndResult,
     Stage,
@@ -54,6 +55,7 @@ from worker.case import (
     Timings,
     case_id,
 )
+from worker.marked import read_marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class StudyInput:
     """Everything that an analysis may depend on.
 
     `stored` has absolute paths; `priors` and `slnd` are keyed by side; `rules` are
-    the site's on the choice of a slice.
+    the site's on the choice of a slice. `stored` includes documents of other studies
+    that mark this one; `manual` are the rectangles that a person set by hand.
     """
 
     study_uid: StudyUid
@@ -78,6 +81,7 @@ class StudyInput:
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
     rules: Rules = DEFAULT_RULES
+    manual: tuple[Roi, ...] = ()
 
 
 def analyze(
@@ -95,10 +99,10 @@ def analyze(
         UnreadableObjectError: The marked slice cannot be decoded.
     """
     started = time.perf_counter()
-    objects = images.read_study(study.stored)
+    objects, reading = read_marked(study.stored, study.manual, study.rules)
     chosen = selection.select(
         objects,
-        roi.read_rois(objects.documents, objects.images, overlays=study.rules.overlays),
+        reading,
         cascade.sln.manifest.preprocessing.phase,
         study.rules,
     )
@@ -112,7 +116,7 @@ def analyze(
             study=study,
             selection=one,
             input_sha256=_input_sha256(one, digests[one.sop_instance_uid]),
-            carrier=carriers.get(one.roi.carrier_sop_instance_uid),
+            carrier=carriers.get(one.roi.carrier_sop_instance_uid or ""),
             select_ms=select_ms,
         )
         if not _is_current(work):

@@ -7,7 +7,15 @@ ANALYSIS: Final = "analysis"
 DELIVERY: Final = "delivery"
 
 SWEEP: Final = "worker.tasks.dispatch.sweep"
+EXAMINE: Final = "worker.tasks.completeness.examine"
+COUNT: Final = "worker.tasks.completeness.count"
 ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
 
-QUEUE_OF: Final = {SWEEP: DISPATCH, ANALYZE: ANALYSIS, DELIVER: DELIVERY}
+QUEUE_OF: Final = {
+    SWEEP: DISPATCH,
+    EXAMINE: DISPATCH,
+    COUNT: DISPATCH,
+    ANALYZE: ANALYSIS,
+    DELIVER: DELIVERY,
+}

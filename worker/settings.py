@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dicom_node.settings import ENV_PREFIX, NodeSettings
+from dicom_node.settings import ENV_PREFIX, NodeSettings, PeerText
 from dicom_node.study import UID_PATTERN
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
@@ -25,6 +25,9 @@ class WorkerSettings(NodeSettings):
     Redis-compatible URL is accepted. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
+    `query` is the archive's query/retrieve AE, whose counts must agree with ours before
+    a study is analysed; unset, nobody is asked. `complete_early` ends the wait for a
+    study as soon as the rectangle and the phases that the model needs are there.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
@@ -40,6 +43,9 @@ class WorkerSettings(NodeSettings):
     analysis_time_limit: timedelta = timedelta(minutes=2)
     delivery_time_limit: timedelta = timedelta(minutes=5)
     resend_after: timedelta = timedelta(minutes=1)
+    query: PeerText | None = None
+    query_timeout: timedelta = timedelta(seconds=10)
+    complete_early: bool = True
     max_attempts: int = Field(default=3, ge=1)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None

@@ -261,8 +261,8 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         *quiet,
         f"--hostname={DISPATCH}@%h",
         f"--queues={queues.DISPATCH},{queues.DELIVERY}",
-        "--include=worker.tasks.dispatch,worker.tasks.delivery",
-        "--concurrency=2",
+        "--include=worker.tasks.dispatch,worker.tasks.completeness,worker.tasks.delivery",
+        "--concurrency=3",
     )
     tree.start(
         "beat",

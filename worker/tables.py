@@ -80,7 +80,7 @@ class ResultRow(Base):
     slnd_id: Mapped[int | None] = mapped_column(ForeignKey("slnd.slnd_id"))
 
     roi_carrier: Mapped[Carrier]
-    roi_carrier_sop_instance_uid: Mapped[str] = mapped_column(UID)
+    roi_carrier_sop_instance_uid: Mapped[str | None] = mapped_column(UID)
     roi_sop_instance_uid: Mapped[str] = mapped_column(UID)
     roi_frame: Mapped[int]
     roi_x0: Mapped[float]

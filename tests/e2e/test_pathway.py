@@ -208,7 +208,10 @@ def test_a_study_that_hangs_is_killed_and_stops_no_other(
 ):
     sentinode = Sentinode(tmp_path / "sentinode", quick_models)
     orthanc = Orthanc(tmp_path / "orthanc", sentinode.port).start()
-    sentinode.extra = {"SENTINODE_ANALYSIS_TIME_LIMIT": "5"}
+    sentinode.extra = {
+        "SENTINODE_ANALYSIS_TIME_LIMIT": "5",
+        "SENTINODE_COMPLETE_EARLY": "false",  # the file is exchanged before that
+    }
     sentinode.use(str(orthanc), "600")
     sentinode.start()
     try:

@@ -39,6 +39,7 @@ class Bench:
     received: int = 0
     sent: list[tuple[str, list[str]]] = field(default_factory=list)
     backlog: int = 0
+    quiet: QuietPeriods = QUIET
 
     @property
     def sessions(self):
@@ -48,7 +49,7 @@ class Bench:
         """Enter objects as the listener would: file, then row."""
         arrivals = [self._store(dataset) for dataset in datasets]
         with self.sessions.begin() as session:
-            ledger.record(session, arrivals, QUIET, now())
+            ledger.record(session, arrivals, self.quiet, now())
         return arrivals[0].study_uid
 
     def _store(self, dataset: Dataset) -> ReceivedInstance:

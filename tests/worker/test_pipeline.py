@@ -206,5 +206,7 @@ def test_overlays_count_where_the_site_asks(study, slices, cascade, tmp_path):
     with pytest.raises(StudyHeldError) as held:
         pipeline.analyze(bare, cascade, DEVICE)
     assert held.value.reason is Reason.NO_ROI
-    (case,) = pipeline.analyze(replace(bare, rules=Rules(overlays=True)), cascade, DEVICE)
+    (case,) = pipeline.analyze(
+        replace(bare, rules=Rules(overlays=True)), cascade, DEVICE
+    )
     assert case.finding.selection.roi.carrier == "OVERLAY"

@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),
     "models": ("worker.cli.models", "List models and put them into service."),
     "results": ("worker.cli.results", "What the models said of each case."),
-    "roi": ("worker.cli.roi", "What was marked and chosen, what not, and why."),
+    "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
     "send": ("worker.cli.send", "Send DICOM files to any application entity."),
     "slnd": ("worker.cli.slnd", "Record results of sentinel node dissection."),
     "studies": ("worker.cli.studies", "Find studies, complete or requeue them."),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from dicom_node import images, ledger, roi
+from dicom_node import images, ledger
 from dicom_node.errors import SettingsError, UnreadableObjectError
 from dicom_node.explanation import Explanation, Mark, Side, Stop
 from dicom_node.findings import Selection, Stage
@@ -19,9 +19,9 @@ from dicom_node.phases import phase_name
 from dicom_node.placement import AS_MARKED
 from dicom_node.report import marks
 from dicom_node.selection import DEFAULT_PHASE, explain
-from dicom_node.study import StoredInstance
 from worker import manifest, models, outcomes
 from worker.cli.context import Site, print_table, rfc3339
+from worker.marked import read_marked
 from worker.rules import site_rules
 
 EDGES: Final = ("x0", "y0", "x1", "y1")
@@ -39,24 +39,24 @@ class Told:
 def tell(session: Session, record: StudyRecord, site: Site) -> Told:
     """Compute the chain of a study from its stored files, as an analysis would."""
     phase, source = _wanted_phase(session, site)
+    uid = record.study_uid
     stored = [
-        replace(one, path=site.spool.absolute(one.path))
-        for one in ledger.instances(session, record.study_uid)
+        *ledger.instances(session, uid),
+        *(one.stored for one in ledger.foreign_documents(session, uid)),
     ]
-    objects = _read(stored)
+    files = [replace(one, path=site.spool.absolute(one.path)) for one in stored]
+    kept = [one for one in files if one.path.exists()]
     rules = site_rules(site.settings)
-    reading = roi.read_rois(objects.documents, objects.images, overlays=rules.overlays)
+    objects, reading = read_marked(kept, ledger.manual_rois(session, uid), rules)
+    objects = _with_gone(objects, len(files) - len(kept), len(files))
     return Told(record, explain(objects, reading, phase, rules), source)
 
 
-def _read(stored: Sequence[StoredInstance]) -> StudyObjects:
-    """Read what is still stored; retention may have taken files."""
-    kept = [one for one in stored if one.path.exists()]
-    gone = len(stored) - len(kept)
-    objects = images.read_study(kept)
+def _with_gone(objects: StudyObjects, gone: int, of: int) -> StudyObjects:
+    """Say how many files retention has taken."""
     if not gone:
         return objects
-    note = f"{gone} of {len(stored)} files are not stored any more"
+    note = f"{gone} of {of} files are not stored any more"
     return replace(objects, unreadable=(*objects.unreadable, note))
 
 

@@ -14,7 +14,7 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import schema, sender
+from dicom_node import retrieve, schema, sender
 from dicom_node.db import now
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
@@ -124,6 +124,20 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
     return echo
 
 
+def _query(site: Site) -> str:
+    peer, aet = site.settings.query, site.settings.aet
+    if peer is None:
+        return "not asked"
+    try:
+        with retrieve.querying(peer, aet, TIMEOUT_S):
+            return f"{peer} takes queries"
+    except NodeError as error:
+        raise NodeError(
+            f"{error}: is it up, does it let {aet} query? Studies go on without its "
+            "counts after some tries"
+        ) from error
+
+
 def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
     try:
         return Check(name, ok=True, detail=look(site))
@@ -146,6 +160,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("listener", _listener, site)
     for peer in site.settings.pacs:
         yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
+    if site.settings.query is not None:
+        yield _run(f"query {site.settings.query.ae_title}", _query, site)
     if not site.settings.pacs:
         yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 

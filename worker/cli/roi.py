@@ -6,13 +6,18 @@ import click
 
 from dicom_node import ledger
 from dicom_node.study import StudyUid
-from worker.cli import chain
+from worker.cli import chain, marking
 from worker.cli.context import Site, json_option, print_json, site_options
 
 
 @click.group("roi")
 def command() -> None:
-    """Rectangles: see what was marked, chosen and ruled out, and why."""
+    """Rectangles: see what was marked, chosen and ruled out; set one by hand."""
+
+
+command.add_command(marking.set_roi)
+command.add_command(marking.unset_roi)
+command.add_command(marking.list_rois)
 
 
 @command.command()

@@ -28,6 +28,11 @@ POLL_S: Final = 0.5
 @click.option(
     "--pacs", multiple=True, metavar="AET@HOST:PORT", help="Where results go; repeat."
 )
+@click.option(
+    "--query",
+    metavar="AET@HOST:PORT",
+    help="The archive's query AE, whose counts must agree with ours.",
+)
 @click.option("--quiet-period", type=float, help="Seconds without an instance [120].")
 @click.option("--workers", type=int, help="Analysis processes [1].")
 @click.option("--aet", help="Our AE title [SENTINODE].")

@@ -18,7 +18,7 @@ from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
 
-from dicom_node import db, ledger, outbox
+from dicom_node import db, ledger, outbox, references
 from dicom_node.db import Sessions, now
 from dicom_node.errors import (
     ModelIntegrityError,
@@ -33,7 +33,7 @@ from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
 from dicom_node.spool import Spool
-from dicom_node.study import Reason, StudyState, StudyUid
+from dicom_node.study import Reason, StoredInstance, StudyState, StudyUid
 from worker import app as messages
 from worker import models, outcomes, pipeline, queues, runtime
 from worker.case import AnalyzedCase, PriorResult
@@ -97,15 +97,32 @@ def _compute(
     if claim.contradiction is not None:
         raise StudyHeldError(*claim.contradiction)
     study = _study_input(claim, site)
+    _refer(claim, site)
     analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
     return study, analyzed
 
 
+def _refer(claim: Claim, site: Site) -> None:
+    """Remember which images of other studies the documents of this one refer to.
+
+    What a document refers to never changes, so this holds whatever becomes of the
+    claim.
+    """
+    found = references.foreign_references(_absolute(claim.instances, site.spool))
+    if found:
+        with site.sessions.begin() as session:
+            ledger.refer(session, found, now())
+
+
+def _absolute(
+    stored: Sequence[StoredInstance], spool: Spool
+) -> tuple[StoredInstance, ...]:
+    return tuple(replace(one, path=spool.absolute(one.path)) for one in stored)
+
+
 def _study_input(claim: Claim, site: Site) -> StudyInput:
-    stored = [
-        replace(instance, path=site.spool.absolute(instance.path))
-        for instance in claim.instances
-    ]
+    documents = [one.stored for one in claim.foreign]
+    stored = _absolute((*claim.instances, *documents), site.spool)
     with site.sessions() as session:
         cases = outcomes.cases(session, claim.study_uid)
         reports = {
@@ -118,7 +135,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         for case in cases
     }
     rules = site_rules(site.settings)
-    return StudyInput(claim.study_uid, stored, priors, slnd, rules)
+    return StudyInput(claim.study_uid, stored, priors, slnd, rules, claim.manual)
 
 
 def _prior(
@@ -186,12 +203,10 @@ def _summary(analyzed: Sequence[AnalyzedCase]) -> str:
 
 
 def _conclude(claim: Claim, sessions: Sessions, verdict: Verdict) -> None:
-    state, reason, detail = verdict
     with sessions.begin() as session:
-        ledger.finish(session, claim, state, now(), reason=reason, detail=detail)
-    log.warning(
-        "study not analyzed", extra=_of(claim) | {"state": state, "reason": reason}
-    )
+        state = ledger.conclude(session, claim, verdict, now())
+    extra = {"state": state, "reason": verdict[1]}
+    log.warning("study not analyzed", extra=_of(claim) | extra)
 
 
 def _verdict(error: NodeError) -> Verdict:

@@ -1,13 +1,14 @@
 """The sweep: complete what is quiet, expire dead claims, wake workers up."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from celery import current_app, shared_task
 from kombu import Queue
+from sqlalchemy.orm import Session
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
@@ -18,6 +19,11 @@ log = logging.getLogger(__name__)
 
 BATCH = 200
 """Studies and deliveries that one sweep announces at most."""
+
+EXAMINED_AT_ONCE: Final = 4
+COUNTED_AT_ONCE: Final = 10
+COUNT_LEASE: Final = timedelta(minutes=2)
+"""After this a count is asked for again: whoever asked has been killed by then."""
 
 BACKLOG_RESEND: Final = timedelta(hours=1)
 """How long a message is waited for while others are ahead of it in its queue."""
@@ -43,13 +49,23 @@ def sweep(
     """
     with sessions.begin() as session:
         ledger.expire_leases(session, at, settings.max_attempts)
+        ledger.match(session, at)
         ledger.complete_due(session, at, BATCH)
+        questions = list(_questions(session, settings, at))
+    for task, args in questions:
+        broker.send(task, args=args)
     with sessions() as session:
         patience = {
             queue: BACKLOG_RESEND if broker.waiting(queue) else settings.resend_after
             for queue in (queues.ANALYSIS, queues.DELIVERY)
         }
-        studies = ledger.unannounced(session, at, patience[queues.ANALYSIS], BATCH)
+        studies = ledger.unannounced(
+            session,
+            at,
+            patience[queues.ANALYSIS],
+            BATCH,
+            counted=settings.query is not None,
+        )
         deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
     if not studies and not deliveries:
         return 0
@@ -65,6 +81,19 @@ def sweep(
         extra={"studies": len(studies), "deliveries": len(deliveries)},
     )
     return len(studies) + len(deliveries)
+
+
+def _questions(
+    session: Session, settings: WorkerSettings, at: datetime
+) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the messages that find out whether enough of a study is here."""
+    if settings.complete_early:
+        for uid in ledger.take_unexamined(session, at, EXAMINED_AT_ONCE):
+            yield queues.EXAMINE, [uid]
+    if settings.query is not None:
+        uids = ledger.take_uncounted(session, at, COUNT_LEASE, COUNTED_AT_ONCE)
+        if uids:
+            yield queues.COUNT, [uids]
 
 
 @shared_task(name=queues.SWEEP, ignore_result=True)
