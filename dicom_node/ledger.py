@@ -6,7 +6,7 @@ compare-and-set, so they may be tried twice, by two processes, or too late. The
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node import waivers
 from dicom_node.arrivals import (
     Association,
     Conflict,
@@ -52,6 +53,7 @@ __all__ = [
     "QuietPeriods",
     "StudyEvent",
     "StudyRecord",
+    "accept",
     "announced",
     "carries",
     "claim",
@@ -59,6 +61,7 @@ __all__ = [
     "close_stale",
     "complete",
     "complete_due",
+    "end_waivers",
     "events",
     "expire_leases",
     "finish",
@@ -77,6 +80,7 @@ __all__ = [
     "studies",
     "study",
     "unannounced",
+    "waived",
 ]
 
 
@@ -87,6 +91,7 @@ class Claim:
     `instances` leaves our own reports out; their paths are relative to the spool.
     `attempts` counts this one. `contradiction` is set when the objects contradict
     one another (see `dicom_node.arrivals.contradiction`): then only a hold is right.
+    `waived` is what a person accepted of the study as it stands.
     """
 
     study_uid: StudyUid
@@ -101,6 +106,7 @@ class Claim:
     received_at: datetime
     last_received_at: datetime
     queued_at: datetime | None
+    waived: frozenset[Reason] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +195,51 @@ def requeue(
     queue(session, study, why, at)
 
 
+def accept(
+    session: Session,
+    uid: StudyUid,
+    reasons: Collection[Reason],
+    by: str,
+    at: datetime,
+) -> None:
+    """Queue a held study again, although it is held: a person takes it as it is.
+
+    Args:
+        session: A writing session.
+        uid: The study.
+        reasons: What the person accepts.
+        by: Who.
+        at: When.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        StudyStateError: It is not held for one of these reasons, or its objects
+            contradict one another.
+    """
+    study = _locked(session, uid)
+    reason = study.reason
+    waivers.accept(session, study, reasons, by, at)
+    requeue(session, uid, at, f"{reason} accepted by {by}")
+
+
+def waived(session: Session, uid: StudyUid) -> frozenset[Reason]:
+    """Return the reasons that a person overruled for a study as it stands now.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    return waivers.waived(session, _found(session, uid))
+
+
+def end_waivers(session: Session, uid: StudyUid, by: str, at: datetime) -> None:
+    """End what was accepted of a study: another input than an object was entered.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    waivers.end(session, _locked(session, uid), by, at)
+
+
 def unannounced(
     session: Session, at: datetime, resend_after: timedelta, limit: int
 ) -> list[StudyUid]:
@@ -254,6 +305,7 @@ def claim(
         received_at=study.received_at,
         last_received_at=study.last_received_at,
         queued_at=study.queued_at,
+        waived=waivers.waived(session, study),
     )
 
 
