@@ -120,6 +120,12 @@ def phases_at(image: MrImage, images: Sequence[MrImage]) -> tuple[MrImage, ...]:
     return max(scans, key=len, default=())
 
 
+def before_contrast(image: MrImage, images: Sequence[MrImage]) -> MrImage | None:
+    """Return the first phase at the position of an image, None where it is that one."""
+    first = phases_at(image, images)[:1]
+    return first[0] if first and first[0] != image else None
+
+
 def slice_spacing(image: MrImage, images: Sequence[MrImage]) -> float:
     """Return the distance between slices of the image's series, in mm."""
     offsets = sorted(

@@ -18,7 +18,7 @@ from dicom_node.study import Reason, StudyState, StudyUid
 from dicom_node.tables import StudyRow, WaiverRow
 
 ACCEPTABLE: Final = frozenset({Reason.QUALITY, Reason.INCOMPLETE})
-"""Reasons for a hold that a person may overrule; the others leave nothing to analyse."""
+"""Holds that a person may overrule; the others leave nothing to analyse."""
 
 
 def accept(

@@ -106,7 +106,7 @@ def test_unknown_fields_are_refused_at_every_level(manifest, tmp_path, where):
     [
         ("name", "../escape"),
         ("version", ".hidden"),
-        ("format_version", 2),
+        ("format_version", 3),
         ("heat_range", [1.0, 1.0]),
         ("created_at", "2026-01-01T00:00:00"),
         ("stage", "sln"),
