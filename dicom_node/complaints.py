@@ -5,7 +5,6 @@ caller is told nothing. Here the caller is.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -26,8 +25,12 @@ def heeded() -> Iterator[None]:
     Raises:
         UnreadableObjectError: The decoder worked around damage.
     """
-    with tempfile.TemporaryFile() as said:
+    try:
         before = os.dup(STDERR)
+    except OSError:  # a daemon may have closed it; then nothing can be heard
+        yield
+        return
+    with open(os.memfd_create("decoder"), "r+b", buffering=0) as said:  # noqa: PTH123 - no path
         os.dup2(said.fileno(), STDERR)
         try:
             yield

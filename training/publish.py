@@ -84,7 +84,7 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     """Write a model to ROOT/NAME/VERSION/ and return that folder.
 
     The folder appears by one rename, complete and on disk. The same weights on the
-    same day are the same version: the one that is there stays.
+    same day are the same version: the one that is there stays, if it says the same.
     """
     content = encode(trained.network, trained.typical)
     digest = hashlib.sha256(content).hexdigest()
@@ -92,9 +92,9 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
         trained, origin, digest, datetime.now(UTC).replace(microsecond=0)
     )
     target = root / manifest.name / manifest.version
-    if _is_whole(target):
+    if _is_there(target, manifest):
         return target
-    shutil.rmtree(target, ignore_errors=True)  # damaged, and now made again
+    shutil.rmtree(target, ignore_errors=True)  # damaged or of another recipe
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     try:
@@ -111,12 +111,12 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     return target
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_there(folder: Path, manifest: Manifest) -> bool:
     try:
-        models.verify(folder)
+        found = models.verify(folder)
     except NodeError:
         return False
-    return True
+    return found.model_copy(update={"created_at": manifest.created_at}) == manifest
 
 
 def _write(path: Path, content: bytes) -> None:
