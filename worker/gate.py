@@ -8,19 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicom_node.errors import StudyHeldError, UnreadableObjectError
-from dicom_node.findings import Selection
+from dicom_node.findings import Selection, Stage
 from dicom_node.images import MrImage, read_pixels
 from dicom_node.phases import phase_index
 from dicom_node.study import Reason
 from worker import preprocess, quality
 from worker.cascade import StageModel, StageScore
 from worker.manifest import Manifest
-from worker.quality import Fault, Marked
+from worker.quality import Check, Fault, Marked
 
 HOW_TO_OVERRULE: Final = (
     "Look at the study; `sentinode studies requeue UID --accept-quality` gives a "
     "result all the same."
 )
+
+
+def sides_mm(selection: Selection, image: MrImage) -> tuple[float, float]:
+    """Return width and height of the rectangle in mm, 0 where pixels have no size."""
+    x0, y0, x1, y1 = selection.roi.box
+    between_rows, between_columns = image.spacing or (0.0, 0.0)
+    return (x1 - x0) * between_columns, (y1 - y0) * between_rows
 
 
 def look(
@@ -39,12 +46,10 @@ def look(
         pixels: The analysed image, (rows, columns).
         manifest: Of the first stage.
     """
-    x0, y0, x1, y1 = selection.roi.box
-    between_rows, between_columns = header.spacing or (0.0, 0.0)
     rest = None if before is None else _pixels_of(before, pixels.shape)
     marked = Marked(
         header=header,
-        sides_mm=((x1 - x0) * between_columns, (y1 - y0) * between_rows),
+        sides_mm=sides_mm(selection, header),
         image=pixels,
         crop=_cut(pixels, selection),
         before=rest,
@@ -72,13 +77,32 @@ def _pixels_of(image: MrImage, shape: tuple[int, ...]) -> NDArray[np.float32] | 
     return pixels if pixels.shape == shape else None
 
 
-def strangeness(model: StageModel, scored: StageScore) -> tuple[Fault, ...]:
-    """Judge the features of the pass that gave the score; no second pass is made."""
-    known, limit = model.typical, model.manifest.quality
-    if known is None or limit is None:
+def is_constant(faults: Sequence[Fault]) -> bool:
+    """Say whether a crop may hold nothing that could be scored."""
+    return any(fault.check is Check.CONSTANT for fault in faults)
+
+
+def strangeness(
+    model: StageModel, scored: StageScore, sides: tuple[float, float]
+) -> tuple[Fault, ...]:
+    """Judge what the pass that gave the score tells; no second pass is made.
+
+    Args:
+        model: The stage that ran.
+        scored: Its score.
+        sides: Of the rectangle, in mm: stage II has a range of its own.
+    """
+    limits = model.manifest.quality
+    if limits is None:
         return ()
+    found: tuple[Fault, ...] = ()
+    if model.manifest.stage is Stage.NSLN:
+        found = quality.judge_size(sides, limits.sides)
+    if model.typical is None:
+        return found
+    known = model.typical
     away = quality.distance(scored.features, known.mean, known.whitening)
-    return quality.judge_features(away, limit.features)
+    return (*found, *quality.judge_features(away, limits.features))
 
 
 def held(details: Sequence[str], waived: frozenset[Reason]) -> StudyHeldError:
@@ -88,29 +112,31 @@ def held(details: Sequence[str], waived: frozenset[Reason]) -> StudyHeldError:
 
 
 def settle(
-    selection: Selection, faults: Sequence[Fault], *, accepted: bool, judged: bool
+    selection: Selection,
+    fresh: Sequence[Fault],
+    standing: Sequence[Fault],
+    *,
+    accepted: bool,
 ) -> Selection:
     """Hold a side for its faults, or write down that they were overruled.
 
     Args:
         selection: What was chosen for the side.
-        faults: What the gate found.
+        fresh: Faults that nobody has settled.
+        standing: Faults of an input whose numbers stand already.
         accepted: A person overruled the gate for this study as it stands.
-        judged: The faults are of an input whose numbers stand already.
 
     Returns:
         The selection, with each fault among its reasons.
 
     Raises:
-        StudyHeldError: `quality`, when nothing lets the faults pass.
+        StudyHeldError: `quality`, when nothing lets the fresh faults pass.
     """
-    if not faults:
-        return selection
-    if not accepted and not judged:
+    if fresh and not accepted:
         raise StudyHeldError(
             Reason.QUALITY,
-            f"Side {selection.laterality}, quality gate: {quality.sentences(faults)}.",
+            f"Side {selection.laterality}, quality gate: {quality.sentences(fresh)}.",
         )
     how = "overruled by a person" if accepted else "not asked again, the numbers stand"
-    said = (f"Quality gate, {how}: {fault}." for fault in faults)
+    said = (f"Quality gate, {how}: {fault}." for fault in (*fresh, *standing))
     return replace(selection, why=(*selection.why, *said))

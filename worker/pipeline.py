@@ -156,6 +156,10 @@ class _Case:
     select_ms: float
 
     @property
+    def sides_mm(self) -> tuple[float, float]:
+        return gate.sides_mm(self.selection, self.image)
+
+    @property
     def prior(self) -> PriorResult | None:
         return self.study.priors.get(self.selection.laterality)
 
@@ -182,13 +186,14 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
     header = images.read_header(case.selection.path)
     pixels = images.read_pixels(case.selection.path, case.selection.frame, header)
     manifest = cascade.sln.manifest
-    faults = gate.look(case.selection, case.image, case.before, pixels, manifest)
-    case = _settled(case, faults, judged=case.reusable is not None)
+    looked = gate.look(case.selection, case.image, case.before, pixels, manifest)
+    if gate.is_constant(looked):
+        _settled(case, looked, ())  # held at once: there may be nothing to score
     decode_ms = _since(started)
 
     begun = time.perf_counter()
     sln, nsln, strange = _run_stages(case, pixels, cascade)
-    case = _settled(case, strange, judged=False)
+    case = _settled(case, looked, strange)
     inference_ms = _since(begun)
 
     begun = time.perf_counter()
@@ -212,13 +217,18 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
     )
 
 
-def _settled(case: _Case, faults: tuple[Fault, ...], *, judged: bool) -> _Case:
-    """Hold the side for its faults, or note in its reasons that they are let pass."""
+def _settled(
+    case: _Case, looked: tuple[Fault, ...], strange: tuple[Fault, ...]
+) -> _Case:
+    """Hold the side for its faults, or note in its reasons that they are let pass.
+
+    What a look at an unchanged input finds was settled when its numbers were made.
+    """
+    fresh = strange if case.reusable else (*looked, *strange)
+    standing = looked if case.reusable else ()
     accepted = Reason.QUALITY in case.study.waived
-    return replace(
-        case,
-        selection=gate.settle(case.selection, faults, accepted=accepted, judged=judged),
-    )
+    selection = gate.settle(case.selection, fresh, standing, accepted=accepted)
+    return replace(case, selection=selection)
 
 
 def _run_stages(
@@ -271,7 +281,7 @@ def _run_stage(
         heat=cam.place(scored.cam, box, (rows, columns), manifest.preprocessing),
         heat_range=manifest.heat_range,
     )
-    return finding, gate.strangeness(model, scored)
+    return finding, gate.strangeness(model, scored, case.sides_mm)
 
 
 def _risk(stage: StageFinding) -> Risk:

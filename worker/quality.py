@@ -98,7 +98,7 @@ def judge(
         after_contrast: The model wants an image after contrast agent.
         sizes: The sides that the model learned from, when it says so.
     """
-    found = [*_geometry(marked.header), *_size(marked.sides_mm, sizes)]
+    found = [*_geometry(marked.header), *judge_size(marked.sides_mm, sizes)]
     flat = _constant(marked)
     found += flat or [*_saturated(marked.crop), *_signal(marked)]
     if after_contrast and not flat:
@@ -120,6 +120,29 @@ def distance(
     """
     away = whitening @ (features - mean)
     return float(np.sqrt(np.mean(away * away)))
+
+
+def judge_size(
+    sides: tuple[float, float], sizes: SizeRange | None
+) -> tuple[Fault, ...]:
+    """Say whether a rectangle's sides (mm) are like those of training.
+
+    Args:
+        sides: Width and height.
+        sizes: The model's range; None lets everything pass.
+    """
+    if sizes is None:
+        return ()
+    low, high = sizes.limits
+    if all(low <= side <= high for side in sides):
+        return ()
+    return (
+        Fault(
+            Check.SIZE,
+            f"the rectangle is {sides[0]:.1f} x {sides[1]:.1f} mm, the model is for "
+            f"sides of {low:.1f}-{high:.1f} mm",
+        ),
+    )
 
 
 def judge_features(away: float | None, gate: FeatureGate | None) -> tuple[Fault, ...]:
@@ -162,21 +185,6 @@ def _geometry(header: MrImage) -> list[Fault]:
             )
         )
     return found
-
-
-def _size(sides: tuple[float, float], sizes: SizeRange | None) -> list[Fault]:
-    if sizes is None:
-        return []
-    low, high = sizes.limits
-    if all(low <= side <= high for side in sides):
-        return []
-    return [
-        Fault(
-            Check.SIZE,
-            f"the rectangle is {sides[0]:.1f} x {sides[1]:.1f} mm, the model is for "
-            f"sides of {low:.1f}-{high:.1f} mm",
-        )
-    ]
 
 
 def _spread(values: Pixels) -> float:

@@ -296,8 +296,8 @@ def test_served_features_are_judged_as_training_measured_them(published, task, t
     assert gate.enabled
     assert gate.n == 10
     assert "99.9% of 10 calibration cases" in gate.reason
-    assert strangeness(model, scored) == ()
-    assert strangeness(model, odd)[0].check is Check.FEATURES
+    assert strangeness(model, scored, (20, 20)) == ()
+    assert strangeness(model, odd, (20, 20))[0].check is Check.FEATURES
 
 
 def test_a_preset_without_a_feature_gate_says_why(task, trained, tmp_path):

@@ -13,6 +13,7 @@ from dicom_node.images import MrImage, read_pixels, read_study
 from dicom_node.phases import before_contrast
 from dicom_node.study import Reason
 from tests import dicom_objects
+from training.config import DEMO, DEMO_STAGE_TWO
 from training.phantom.anatomy import Level
 from training.phantom.crops import subjects
 from training.phantom.law import COHORTS, draw
@@ -203,7 +204,7 @@ FAULTS = (quality.Fault(Check.SIZE, "too small"), quality.Fault(Check.SIGNAL, "a
 
 def test_a_fault_holds_its_side_by_name():
     with pytest.raises(StudyHeldError) as caught:
-        gate.settle(CHOSEN, FAULTS, accepted=False, judged=False)
+        gate.settle(CHOSEN, FAULTS, (), accepted=False)
     assert caught.value.reason is Reason.QUALITY
     assert caught.value.detail == (
         "Side R, quality gate: size: too small; signal: air."
@@ -211,13 +212,13 @@ def test_a_fault_holds_its_side_by_name():
 
 
 def test_what_is_overruled_stands_among_the_reasons():
-    let_pass = gate.settle(CHOSEN, FAULTS, accepted=True, judged=False)
+    let_pass = gate.settle(CHOSEN, FAULTS, (), accepted=True)
     assert let_pass.why == (
         "Because.",
         "Quality gate, overruled by a person: size: too small.",
         "Quality gate, overruled by a person: signal: air.",
     )
-    standing = gate.settle(CHOSEN, FAULTS, accepted=False, judged=True)
+    standing = gate.settle(CHOSEN, (), FAULTS, accepted=False)
     assert "the numbers stand" in standing.why[1]
 
 
@@ -298,10 +299,9 @@ def test_annotated_lesions_pass(real_data):
     folder = real_data / "breast-dce-mri"
     with (folder / "contours.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    largest = {}
+    sides = []
     for row in rows:
         box = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
-        area = (box[2] - box[0]) * (box[3] - box[1])
         path = folder / row["file"]
         (stored,) = [
             one for one in dicom_objects.stored_folder(path.parent) if one.path == path
@@ -309,14 +309,13 @@ def test_annotated_lesions_pass(real_data):
         (image,) = read_study([stored]).images
         one = of(image, box, None)
         assert checks(one, sizes=None) == set(), row["file"]
-        largest[row["patient_id"]] = max(
-            largest.get(row["patient_id"], (0, None)), (area, one.sides_mm)
+        sides.append(one.sides_mm)
+    assert len(sides) == 13
+    for shortest, recipe in ((13.0, DEMO), (15.6, DEMO_STAGE_TWO)):  # as trained
+        demo = SizeRange(
+            shortest=shortest, longest=91.6, tolerance=recipe.side_tolerance
         )
-    assert len(rows) == 13
-    assert len(largest) == 6
-    demo = SizeRange(shortest=13.0, longest=90.0, tolerance=1.25)
-    for _, sides in largest.values():
-        assert demo.limits[0] <= min(sides) <= max(sides) <= demo.limits[1]
+        assert all(quality.judge_size(one, demo) == () for one in sides)
 
 
 @pytest.mark.parametrize("law", COHORTS, ids=lambda law: law.name)
