@@ -5,7 +5,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 
 from worker.cascade import TypicalFeatures
 from worker.manifest import FeatureGate, SizeRange
@@ -14,6 +13,9 @@ from worker.quality import distance
 QUANTILE: Final = 0.999
 Z_QUANTILE: Final = 3.090232306167813
 """Normal quantile of `QUANTILE`."""
+
+EPSILON: Final = float(np.finfo(np.float32).eps)
+DIRECTIONS: Final = 16
 
 FEATURES_OFF: Final = FeatureGate(
     enabled=False,
@@ -38,14 +40,15 @@ def learn_sides(sides: torch.Tensor | None, tolerance: float) -> SizeRange | Non
 def learn_features(features: NDArray[np.float64]) -> TypicalFeatures:
     """Return mean and whitening of features (n, 512) of training crops.
 
-    There are more features than cases tell apart, so the covariance is shrunk.
-    Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional
-    covariance matrices, J Multivar Anal 2004.
+    Features are brought to one scale first; a few directions carry what cases differ
+    in, and the rest get the mean of their variances: probabilistic PCA.
+    Source: Tipping and Bishop, Probabilistic principal component analysis, JRSS B 1999.
     """
-    covariance, _ = ledoit_wolf(features)
-    variances, axes = np.linalg.eigh(covariance)
-    scales = 1 / np.sqrt(np.maximum(variances, np.finfo(np.float32).eps))
-    whitening = (axes * scales) @ axes.T
+    spread = features.std(axis=0)
+    scale = 1 / np.maximum(spread, np.median(spread) + EPSILON)
+    variances, axes = np.linalg.eigh(np.cov((features * scale).T))
+    rest = max(float(variances[:-DIRECTIONS].mean()), EPSILON)
+    whitening = (axes / np.sqrt(np.maximum(variances, rest))) @ axes.T * scale
     return TypicalFeatures(  # rounded as they are stored
         features.mean(axis=0).astype(np.float32).astype(np.float64),
         whitening.astype(np.float32).astype(np.float64),
@@ -63,7 +66,7 @@ def limit_features(
     distances = np.array(
         [distance(one, typical.mean, typical.whitening) for one in features]
     )
-    logs = np.log(np.maximum(distances, np.finfo(np.float32).eps))
+    logs = np.log(np.maximum(distances, EPSILON))
     fitted = float(np.exp(logs.mean() + Z_QUANTILE * logs.std(ddof=1)))
     limit = max(fitted, float(distances.max()))
     return FeatureGate(
