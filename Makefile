@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis.
-PEERS := dcmtk orthanc postgresql redis-server
+PEERS := dcmtk openjph-tools orthanc postgresql redis-server
 
 .PHONY: demo test lint bench install peers lock clean
 
@@ -44,6 +44,7 @@ peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null \
+	  && command -v ojph_compress >/dev/null \
 	  || { $(SUDO) apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $(PEERS); }
 

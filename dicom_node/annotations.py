@@ -15,6 +15,7 @@ from typing import Final
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session, aliased
 
+from dicom_node import waivers
 from dicom_node.arrivals import add_event, wake
 from dicom_node.completion import IMAGES
 from dicom_node.db import insert_missing
@@ -142,6 +143,7 @@ def _join(
         text += "another patient; it is not used"
         add_event(session, target.study_uid, "refused", text, at)
         return False
+    waivers.end(session, target, "a mark that came", at)
     wake(session, target, f"study {source.study_uid} holds marks on its images", at)
     return True
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
+from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicom_node.errors import UnreadableObjectError
@@ -50,6 +51,12 @@ VALUE_ERRORS: Final = (
     struct.error,
 )
 """What pydicom raises for one value that breaks the rules of its attribute."""
+
+PIXELS_BEGIN: Final = "pixels_begin"
+"""Attribute of a header that was read: where in its file the pixel data begin."""
+
+Elements: TypeAlias = dict[BaseTag, Any]
+"""Elements by tag, most of them not parsed yet."""
 
 OFFSET_PATTERN: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d", re.ASCII)
 
@@ -105,18 +112,40 @@ def read_header(path: Path) -> Dataset:
         meta = read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             raise UnreadableObjectError("the file is deflated, which is not accepted")
-        dataset = dcmread(path, stop_before_pixels=True)
+        with path.open("rb") as file:
+            dataset = dcmread(file, stop_before_pixels=True)
+            setattr(dataset, PIXELS_BEGIN, file.tell())
         named = text(dataset, "SOPInstanceUID") and text(dataset, "SOPClassUID")
     if not named:
         raise UnreadableObjectError("the file names no SOP class or SOP instance")
     return dataset
 
 
-def frame_header(dataset: Dataset, frame: int) -> Dataset:
-    """Return the header of one frame as if it were a single-frame object.
+def pixels_begin(header: Dataset) -> int:
+    """Return where the pixel data element begins in the file of a header.
+
+    Args:
+        header: What `read_header` returned, or a frame's header of it.
+    """
+    return int(getattr(header, PIXELS_BEGIN))
+
+
+def frame_headers(dataset: Dataset) -> Iterator[Dataset]:
+    """Yield the header of each frame as if it were a single-frame object.
 
     Shared and per-frame functional groups of an enhanced object are copied to the
-    top level, the frame's own last. A single-frame object is returned as it is.
+    top level, the frame's own last. A single-frame object is yielded as it is. The
+    time grows with the number of frames, whatever else the header holds.
+    """
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    common = _common(dataset)
+    for at in range(_count(dataset)):
+        own = per_frame[at : at + 1]
+        yield _flat(dataset, common, own[0] if own else None)
+
+
+def frame_header(dataset: Dataset, frame: int) -> Dataset:
+    """Return the header of one frame; see `frame_headers`.
 
     Args:
         dataset: A header, left unchanged.
@@ -125,29 +154,48 @@ def frame_header(dataset: Dataset, frame: int) -> Dataset:
     Raises:
         UnreadableObjectError: The object has no such frame.
     """
-    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-    frames = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    count = number(dataset, "NumberOfFrames") or 1
-    if not 1 <= frame <= max(count, len(frames)):
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    if not 1 <= frame <= max(_count(dataset), len(per_frame)):
         raise UnreadableObjectError(f"the object has no frame {frame}")
-    if not shared and not frames:
-        return dataset
-    flat = Dataset()
+    own = per_frame[frame - 1 : frame]
+    return _flat(dataset, _common(dataset), own[0] if own else None)
+
+
+def _count(dataset: Dataset) -> int:
+    return number(dataset, "NumberOfFrames") or 1
+
+
+def _common(dataset: Dataset) -> Elements:
+    """Return what all frames share; nothing for a single-frame object."""
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    if not shared and not dataset.get("PerFrameFunctionalGroupsSequence"):
+        return {}
+    elements: Elements = {}
     for tag in dataset.keys():  # noqa: SIM118 - iteration would parse each value
         if "FunctionalGroupsSequence" not in keyword_for_tag(tag):
-            flat[tag] = dataset.get_item(tag)
-    own = frames[frame - 1 : frame]
-    for group in (*shared[:1], *own):
-        _copy_groups(group, flat)
+            elements[tag] = dataset.get_item(tag)
+    for group in shared[:1]:
+        elements |= _of_groups(group)
+    return elements
+
+
+def _flat(dataset: Dataset, common: Elements, own: Dataset | None) -> Dataset:
+    if not common:
+        return dataset
+    flat = Dataset(common | (_of_groups(own) if own is not None else {}))
     file_meta = getattr(dataset, "file_meta", None)
     flat.file_meta = FileMetaDataset() if file_meta is None else file_meta
     return flat
 
 
-def _copy_groups(group: Dataset, flat: Dataset) -> None:
-    for keyword in FRAME_GROUPS:
-        for item in (group.get(keyword) or ())[:1]:
-            flat.update(item)
+def _of_groups(group: Dataset) -> Elements:
+    """Return the elements of the functional groups that describe one frame."""
+    return {
+        tag: item.get_item(tag)
+        for keyword in FRAME_GROUPS
+        for item in (group.get(keyword) or ())[:1]
+        for tag in item.keys()  # noqa: SIM118 - iteration would parse each value
+    }
 
 
 def text(dataset: Dataset, keyword: str) -> str:

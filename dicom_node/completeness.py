@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, exists, or_, select
 from sqlalchemy.orm import Session
 
+from dicom_node import waivers
 from dicom_node.arrivals import (
     add_event,
     carried,
@@ -138,13 +139,17 @@ def count_differed(
     """Hold a queued study of which the archive has more images.
 
     Returns:
-        False when it is not queued any more, or something came meanwhile.
+        False when it is not queued any more, something came meanwhile, or a person
+        accepted that images are lacking.
     """
     study = lock(session, uid)
     row = _row(session, uid)
     row.unanswered = 0
     row.ask_after = row.asking_until = None
     if study.state is not StudyState.QUEUED or study.instances != instances:
+        return False
+    if Reason.INCOMPLETE in waivers.waived(session, study):
+        row.counted_instances = instances
         return False
     study.state = StudyState.HELD
     study.reason, study.detail = Reason.INCOMPLETE, detail

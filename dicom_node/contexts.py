@@ -7,30 +7,13 @@ inflate without bound, Big Endian because it is retired. Documents come uncompre
 
 from typing import Final
 
-from pydicom.uid import (
-    HTJ2KLossless,
-    JPEG2000Lossless,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-)
 from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.codestream import COMPRESSED, UNCOMPRESSED
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
 
-UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-"""Explicit and Implicit VR Little Endian."""
-
-LOSSLESS: Final = (
-    *UNCOMPRESSED,
-    JPEGLosslessSV1,
-    JPEGLossless,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-    RLELossless,
-    HTJ2KLossless,
-)
+LOSSLESS: Final = (*UNCOMPRESSED, *COMPRESSED)
 
 IMAGES: Final = (
     "1.2.840.10008.5.1.4.1.1.4",  # MR

@@ -114,6 +114,15 @@ def find(marked: MrImage, study: Catalogue) -> Dynamic:
     )
 
 
+def before_contrast(image: MrImage, study: Catalogue) -> MrImage | None:
+    """Return the first phase at the position of an image, None where it is that one.
+
+    None, too, where the first phase lacks the position.
+    """
+    first = next(iter(find(image, study).phases), None)
+    return None if first == image else first
+
+
 def count_at(marked: MrImage, study: Catalogue) -> int:
     """Return how many phases the position of a slice has, whatever their order."""
     return len(_slices(marked, study).get(HERE, ()))

@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.attributes import (
-    frame_header,
+    frame_headers,
     number,
     numbers,
     read_header,
@@ -38,7 +38,7 @@ from dicom_node.attributes import (
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Laterality
 from dicom_node.own import is_own
-from dicom_node.pixels import MAX_SIDE, read_pixels
+from dicom_node.pixels import MAX_FRAMES, read_pixels
 from dicom_node.study import SopInstanceUid, StoredInstance
 
 __all__ = ["MrImage", "StudyObjects", "read_header", "read_pixels", "read_study"]
@@ -175,14 +175,14 @@ def _read_images(instance: StoredInstance) -> Iterator[MrImage]:
         if is_own(dataset):
             return
         frames = number(dataset, "NumberOfFrames") or 1
-        if not 1 <= frames <= MAX_SIDE:
+        if not 1 <= frames <= MAX_FRAMES:
             raise UnreadableObjectError(f"the image claims {frames} frames")
-        found = [_image(dataset, instance.path, n + 1) for n in range(frames)]
+        headers = enumerate(frame_headers(dataset), start=1)
+        found = [_image(flat, instance.path, frame) for frame, flat in headers]
     yield from found
 
 
-def _image(dataset: Dataset, path: Path, frame: int) -> MrImage:
-    flat = frame_header(dataset, frame)
+def _image(flat: Dataset, path: Path, frame: int) -> MrImage:
     rows, columns = number(flat, "Rows"), number(flat, "Columns")
     if not rows or not columns or rows < 0 or columns < 0:
         raise UnreadableObjectError("the image states no size")

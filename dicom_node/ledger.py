@@ -7,7 +7,7 @@ completeness, of documents about other studies, and of rectangles set by hand.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -15,6 +15,7 @@ from typing import Any, cast
 from sqlalchemy import ColumnElement, CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node import waivers
 from dicom_node.annotations import (
     ForeignDocument,
     elsewhere,
@@ -82,6 +83,7 @@ __all__ = [
     "QuietPeriods",
     "StudyEvent",
     "StudyRecord",
+    "accept",
     "announced",
     "carries",
     "claim",
@@ -96,6 +98,7 @@ __all__ = [
     "count_differed",
     "count_unanswered",
     "current_marks",
+    "end_waivers",
     "events",
     "expire_leases",
     "finish",
@@ -123,6 +126,7 @@ __all__ = [
     "take_uncounted",
     "take_unexamined",
     "unannounced",
+    "waived",
 ]
 
 
@@ -134,7 +138,8 @@ class Claim:
     `foreign` are documents of other studies that mark its images, `manual` the
     rectangles that a person set by hand. `attempts` counts this one. `contradiction`
     is set when the objects contradict one another (see
-    `dicom_node.arrivals.contradiction`): then only a hold is right.
+    `dicom_node.arrivals.contradiction`): then only a hold is right. `waived` is what a
+    person accepted of the study as it stands.
     """
 
     study_uid: StudyUid
@@ -151,6 +156,7 @@ class Claim:
     queued_at: datetime | None
     foreign: tuple[ForeignDocument, ...] = ()
     manual: tuple[Roi, ...] = ()
+    waived: frozenset[Reason] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +245,51 @@ def requeue(
     queue(session, study, why, at)
 
 
+def accept(
+    session: Session,
+    uid: StudyUid,
+    reasons: Collection[Reason],
+    by: str,
+    at: datetime,
+) -> None:
+    """Queue a held study again, although it is held: a person takes it as it is.
+
+    Args:
+        session: A writing session.
+        uid: The study.
+        reasons: What the person accepts.
+        by: Who.
+        at: When.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        StudyStateError: It is not held for one of these reasons, or its objects
+            contradict one another.
+    """
+    study = _locked(session, uid)
+    reason = study.reason
+    waivers.accept(session, study, reasons, by, at)
+    requeue(session, uid, at, f"{reason} accepted by {by}")
+
+
+def waived(session: Session, uid: StudyUid) -> frozenset[Reason]:
+    """Return the reasons that a person overruled for a study as it stands now.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    return waivers.waived(session, _found(session, uid))
+
+
+def end_waivers(session: Session, uid: StudyUid, by: str, at: datetime) -> None:
+    """End what was accepted of a study: another input than an object was entered.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    waivers.end(session, _locked(session, uid), by, at)
+
+
 def unannounced(
     session: Session,
     at: datetime,
@@ -321,6 +372,7 @@ def claim(
         queued_at=study.queued_at,
         foreign=tuple(foreign_documents(session, uid)),
         manual=manual_rois(session, uid),
+        waived=waivers.waived(session, study),
     )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from dicom_node import waivers
 from dicom_node.arrivals import contradiction, lock, wake
 from dicom_node.errors import StudyStateError
 from dicom_node.findings import Carrier, Laterality, Roi
@@ -70,6 +71,7 @@ def set_mark(session: Session, mark: Mark) -> StudyState:
     )
     done = "set" if mark.box else "taken back"
     why = f"rectangle {done} by hand, side {mark.laterality}, by {mark.set_by}"
+    waivers.end(session, study, mark.set_by, mark.set_at)
     wake(session, study, why, mark.set_at)
     return study.state
 

@@ -23,8 +23,8 @@ from pynetdicom.presentation import build_context
 
 from dicom_node.association import associate, end, status_of
 from dicom_node.attributes import number, text
+from dicom_node.codestream import UNCOMPRESSED
 from dicom_node.completion import IMAGES
-from dicom_node.contexts import UNCOMPRESSED
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
 from dicom_node.silence import silence
 from dicom_node.study import Peer, SopInstanceUid, StoredInstance, StudyUid

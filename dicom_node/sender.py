@@ -19,7 +19,8 @@ from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicom_node.contexts import UNCOMPRESSED, VERIFICATION
+from dicom_node.codestream import UNCOMPRESSED
+from dicom_node.contexts import VERIFICATION
 from dicom_node.errors import (
     PeerRejectedError,
     PeerUnavailableError,

@@ -214,6 +214,24 @@ class ManualRoiRow(Base):
     set_at: Mapped[datetime]
 
 
+class WaiverRow(Base):
+    """What a person accepted of a held study, when it had `instances` objects.
+
+    `detail` is the sentence that was accepted. A row without a reason ends all
+    before it.
+    """
+
+    __tablename__ = "waiver"
+
+    waiver_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    reason: Mapped[Reason | None]
+    detail: Mapped[str] = mapped_column(Text)
+    instances: Mapped[int]
+    accepted_by: Mapped[str]
+    accepted_at: Mapped[datetime]
+
+
 class DocumentRow(Base):
     """One report or capture; its bytes lie frozen in the spool at `path`."""
 

@@ -82,12 +82,14 @@ SLICE = {
 }
 
 
-def pixels(rows: int = 96, columns: int = 112) -> NDArray[np.uint16]:
+def pixels(
+    rows: int = 96, columns: int = 112, *, spot: float = 700
+) -> NDArray[np.uint16]:
     """A smooth slice with a bright spot in the middle of BOX."""
     y, x = np.mgrid[:rows, :columns]
     tissue = 200 + 100 * np.sin(x / 17.0) * np.cos(y / 13.0)
-    spot = 700 * np.exp(-(((x - 32) / 7.0) ** 2 + ((y - 40) / 6.0) ** 2))
-    return (tissue + spot).astype(np.uint16)
+    lesion = spot * np.exp(-(((x - 32) / 7.0) ** 2 + ((y - 40) / 6.0) ** 2))
+    return (tissue + lesion).astype(np.uint16)
 
 
 def mr_slice(
@@ -130,7 +132,10 @@ def mr_slice(
 def dynamic_series(
     phases: int = 3, slices: int = 3, **attributes: object
 ) -> list[Dataset]:
-    """A dynamic study: one series for each phase, slices 2 mm apart, no times."""
+    """A dynamic study: one series for each phase, slices 2 mm apart, no times.
+
+    The spot takes up contrast agent: before it, the first phase shows little of it.
+    """
     return [
         mr_slice(
             series_uid=f"1.2.826.0.1.3680043.8.498.20{phase:02}",
@@ -138,7 +143,7 @@ def dynamic_series(
             acquisition_number=phase + 1,
             position=(20.0, -60.0, 2.0 * k),
             InstanceNumber=k + 1,
-            **attributes,
+            **{"image": pixels(spot=700 if phase else 100), **attributes},
         )
         for phase in range(phases)
         for k in range(slices)

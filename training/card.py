@@ -1,7 +1,7 @@
 """The model card: what a model is, what it learned from, and how well it does."""
 
 from dicom_node.findings import Proportion, Stage
-from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
+from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 
 TARGETS = {
     Stage.SLN: "metastasis of the sentinel lymph node",
@@ -28,6 +28,7 @@ def render(manifest: Manifest) -> str:
 | Specificity there | {_percent(performance.specificity)} |
 | Network | {manifest.architecture.name}, class activation map of \
 {manifest.architecture.map_size}x{manifest.architecture.map_size} |
+| Quality gate | {"; ".join(describe_gate(manifest))} |
 | DCE phase | {manifest.preprocessing.phase} |
 | Preset, seed, threads | {manifest.training.preset}, {manifest.training.seed}, \
 {manifest.training.threads} |

@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydicom import Dataset
 
+from dicom_node.attributes import frame_header, numbers
 from dicom_node.errors import SettingsError
-from dicom_node.images import read_pixels
+from dicom_node.images import read_header, read_pixels
 from training.datasets import CROP, LabelledCrops
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
 from worker.preprocess import to_crop
@@ -80,17 +82,33 @@ def load(
     Raises:
         UnreadableObjectError: A slice cannot be decoded.
         StudyHeldError: A rectangle lies outside its slice or marks no contrast.
+        SettingsError: A slice states no pixel spacing.
     """
-    pictures = []
+    pictures, sides = [], []
     for row in rows:
-        pixels = read_pixels(folder / row.image, row.frame)
+        header = read_header(folder / row.image)
+        pixels = read_pixels(folder / row.image, row.frame, header)
         pictures.append(to_crop(pixels, (row.x0, row.y0, row.x1, row.y1), CROP))
+        sides.append(_sides_mm(row, frame_header(header, row.frame)))
         tick()
     return LabelledCrops(
         torch.stack(pictures),
         torch.tensor([row.sln for row in rows]),
         torch.tensor([row.nsln for row in rows]),
+        torch.tensor(sides),
     )
+
+
+def _sides_mm(row: CohortRow, header: Dataset) -> tuple[float, float]:
+    """Return width and height of a rectangle in mm.
+
+    Raises:
+        SettingsError: The slice does not say how large its pixels are.
+    """
+    spacing = numbers(header, "PixelSpacing", 2)
+    if spacing is None or min(spacing) <= 0:
+        raise SettingsError(f"the slice of {row.case_id} states no pixel spacing")
+    return (row.x1 - row.x0) * spacing[1], (row.y1 - row.y0) * spacing[0]
 
 
 def describe(folder: Path) -> str:

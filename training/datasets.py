@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from dicom_node.findings import Stage
 from training.phantom.anatomy import Level
-from training.phantom.crops import crops, subjects
+from training.phantom.crops import crops, sides_mm, subjects
 from training.phantom.law import Patients
 from worker.manifest import Preprocessing
 
@@ -20,10 +20,14 @@ CROP: Preprocessing = Preprocessing(mean=0.0, sd=1.0)
 
 @dataclass(frozen=True, slots=True)
 class StageSet:
-    """What one stage learns from: crops (n, 70, 70) and labels (n,) of 0 and 1."""
+    """What one stage learns from: crops (n, 70, 70) and labels (n,) of 0 and 1.
+
+    `sides` (n, 2) are width and height of the rectangles in mm, where they are known.
+    """
 
     crops: torch.Tensor
     labels: torch.Tensor
+    sides: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,16 +41,21 @@ class StageSet:
     def take(self, rows: NDArray[np.int64]) -> "StageSet":
         """Return the cases at these rows."""
         chosen = torch.from_numpy(rows)
-        return StageSet(self.crops[chosen], self.labels[chosen])
+        sides = None if self.sides is None else self.sides[chosen]
+        return StageSet(self.crops[chosen], self.labels[chosen], sides)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledCrops:
-    """Crops (n, 70, 70) with both labels (n,): 0, 1, or -1 for unknown."""
+    """Crops (n, 70, 70) with both labels (n,): 0, 1, or -1 for unknown.
+
+    `sides` as in `StageSet`.
+    """
 
     crops: torch.Tensor
     sln: torch.Tensor
     nsln: torch.Tensor
+    sides: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sln)
@@ -57,7 +66,8 @@ class LabelledCrops:
             labels, known = self.sln, self.sln >= 0
         else:
             labels, known = self.nsln, (self.nsln >= 0) & (self.sln == 1)
-        return StageSet(self.crops[known], labels[known].long())
+        sides = None if self.sides is None else self.sides[known]
+        return StageSet(self.crops[known], labels[known].long(), sides)
 
 
 def from_phantom(
@@ -65,13 +75,15 @@ def from_phantom(
 ) -> LabelledCrops:
     """Render the crops of phantom patients in memory; `tick` is called after each."""
     pictures = []
-    for picture in crops(subjects(patients, seed, level), CROP):
+    drawn = subjects(patients, seed, level)
+    for picture in crops(drawn, CROP):
         pictures.append(picture)
         tick()
     return LabelledCrops(
         torch.stack(pictures),
         torch.from_numpy(patients.sln.astype(np.int64)),
         torch.from_numpy(patients.nsln.astype(np.int64)),
+        torch.tensor([sides_mm(subject) for subject in drawn]),
     )
 
 

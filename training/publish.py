@@ -4,7 +4,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,9 @@ from training import card
 from training.train import Trained
 from worker import manifest as manifests
 from worker import models
+from worker.cascade import TypicalFeatures
 from worker.manifest import Manifest, TrainingRecord
+from worker.weights import FEATURE_MEAN, WHITENING
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,12 @@ class Origin:
     parent_weights_sha256: str | None = None
 
 
-def encode(network: ResNet) -> bytes:
-    """Encode the weights of a network as safetensors, float32."""
-    state: Mapping[str, torch.Tensor] = network.state_dict()
+def encode(network: ResNet, typical: TypicalFeatures | None = None) -> bytes:
+    """Encode a network, and the statistics of its features, as safetensors, float32."""
+    state: dict[str, torch.Tensor] = dict(network.state_dict())
+    if typical is not None:
+        state[FEATURE_MEAN] = torch.from_numpy(typical.mean).float()
+        state[WHITENING] = torch.from_numpy(typical.whitening).float()
     return save({name: tensor.contiguous() for name, tensor in state.items()})
 
 
@@ -61,6 +65,7 @@ def describe(trained: Trained, origin: Origin, digest: str, now: datetime) -> Ma
         operating_threshold=trained.threshold,
         performance=trained.performance,
         heat_range=trained.heat_range,
+        quality=trained.quality,
         weights_sha256=digest,
         trained_on=origin.trained_on,
         training=TrainingRecord(
@@ -79,17 +84,17 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     """Write a model to ROOT/NAME/VERSION/ and return that folder.
 
     The folder appears by one rename, complete and on disk. The same weights on the
-    same day are the same version: the one that is there stays.
+    same day are the same version: the one that is there stays, if it says the same.
     """
-    content = encode(trained.network)
+    content = encode(trained.network, trained.typical)
     digest = hashlib.sha256(content).hexdigest()
     manifest = describe(
         trained, origin, digest, datetime.now(UTC).replace(microsecond=0)
     )
     target = root / manifest.name / manifest.version
-    if _is_whole(target):
+    if _is_there(target, manifest):
         return target
-    shutil.rmtree(target, ignore_errors=True)  # damaged, and now made again
+    shutil.rmtree(target, ignore_errors=True)  # damaged or of another recipe
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     try:
@@ -106,12 +111,12 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     return target
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_there(folder: Path, manifest: Manifest) -> bool:
     try:
-        models.verify(folder)
+        found = models.verify(folder)
     except NodeError:
         return False
-    return True
+    return found.model_copy(update={"created_at": manifest.created_at}) == manifest
 
 
 def _write(path: Path, content: bytes) -> None:

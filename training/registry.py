@@ -24,7 +24,7 @@ from training.phantom.anatomy import Level
 from training.publish import Origin
 from training.train import Task, Trained, determinism, steps, train
 from worker import models
-from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
+from worker.manifest import FORMAT_VERSION, NO_BETTER_THAN_CHANCE, Manifest
 
 NAMES: Final = {Stage.SLN: "demo-resnet18-sln", Stage.NSLN: "demo-resnet18-nsln"}
 TRAIN_LAW, HELDOUT_LAW = laws.COHORTS[0], laws.COHORTS[1]
@@ -90,7 +90,8 @@ def _find(folder: Path, stage: Stage, plan: DemoPlan) -> Path | None:
         except NodeError:
             continue  # a broken cache is trained again
         same_recipe = manifest.training.config == config
-        if same_recipe and manifest.trained_on == plan.trained_on:
+        same_format = manifest.format_version == FORMAT_VERSION
+        if same_recipe and same_format and manifest.trained_on == plan.trained_on:
             return path
     return None
 
@@ -116,7 +117,7 @@ def _train_and_publish(
             dataset=f"{plan.dataset}, SLN-positive",
             parent=first.network.state_dict(),
         ), plan, progress)  # fmt: skip
-    parent = hashlib.sha256(publish.encode(first.network)).hexdigest()
+    parent = hashlib.sha256(publish.encode(first.network, first.typical)).hexdigest()
     origins = {
         Stage.SLN: Origin(NAMES[Stage.SLN], plan.trained_on),
         Stage.NSLN: Origin(NAMES[Stage.NSLN], plan.trained_on, parent),

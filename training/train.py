@@ -15,19 +15,23 @@ from dicom_node.findings import Stage
 from training.augment import augment
 from training.config import STOCK, Recipe
 from training.datasets import StageSet, measure, split
+from training.range import FEATURES_OFF, learn_features, learn_sides, limit_features
 from training.statistics.auc import auc_interval
 from training.statistics.calibration import fit_platt, threshold_at_sensitivity
 from worker.cascade import (
+    TypicalFeatures,
     build_network,
     class_activation,
     feature_map,
     logit_difference,
+    pooled,
 )
 from worker.manifest import (
     Calibration,
     OperatingThreshold,
     Performance,
     Preprocessing,
+    QualityGate,
     operating_point,
 )
 from worker.preprocess import centre, standardise
@@ -53,6 +57,8 @@ class Trained:
     threshold: OperatingThreshold
     performance: Performance
     heat_range: tuple[float, float]
+    quality: QualityGate
+    typical: TypicalFeatures | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,12 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
         heldout = _calibrated(
             score_logits(network, task.heldout.crops, spec), calibration
         )
+        typical, features = None, FEATURES_OFF
+        if recipe.feature_gate:
+            typical = learn_features(pooled_features(network, learn.crops, spec))
+            features = limit_features(
+                typical, pooled_features(network, aside.crops, spec)
+            )
         return Trained(
             stage=task.stage,
             recipe=recipe,
@@ -129,6 +141,11 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
             threshold=threshold,
             performance=_judge(task, heldout, threshold.value),
             heat_range=_heat_range(network, learn.crops[:HEAT_CASES], spec),
+            quality=QualityGate(
+                sides=learn_sides(task.development.sides, recipe.side_tolerance),
+                features=features,
+            ),
+            typical=typical,
         )
 
 
@@ -233,6 +250,16 @@ def score_logits(
         parts = [logit_difference(network(x)) for x in _served_inputs(crops, spec)]
     logits: NDArray[np.float64] = torch.cat(parts).double().numpy()
     return logits
+
+
+def pooled_features(
+    network: ResNet, crops: torch.Tensor, spec: Preprocessing
+) -> NDArray[np.float64]:
+    """Return the features (n, 512) of crops (n, 70, 70), as they are served."""
+    with torch.inference_mode():
+        parts = [pooled(feature_map(network, x)) for x in _served_inputs(crops, spec)]
+    features: NDArray[np.float64] = torch.cat(parts).numpy()
+    return features
 
 
 def _heat_range(

@@ -24,12 +24,24 @@ BLOCKS = (2, 2, 2, 2)  # ResNet18
 
 
 @dataclass(frozen=True, slots=True)
+class TypicalFeatures:
+    """Mean (512,) and whitening (512, 512) of the features of the training crops."""
+
+    mean: NDArray[np.float64]
+    whitening: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
 class StageModel:
-    """A network with its weights loaded, in eval mode on `device`."""
+    """A network with its weights loaded, in eval mode on `device`.
+
+    `typical` is None where the model does not say what it learned from.
+    """
 
     network: ResNet
     manifest: Manifest
     device: torch.device
+    typical: TypicalFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +50,15 @@ class StageScore:
 
     `probability` is calibrated. `logit` is the uncalibrated difference, positive
     minus negative. `cam` is the (map, map) float32 class activation map of that
-    logit: mean(cam) + bias == logit.
+    logit: mean(cam) + bias == logit. `features` (512,) are what the head sees: the
+    global average of the last feature map.
     """
 
     probability: float
     logit: float
     cam: NDArray[np.float32]
     bias: float
+    features: NDArray[np.float64]
 
 
 def build_network(architecture: Architecture) -> ResNet:
@@ -82,6 +96,11 @@ def feature_map(network: ResNet, x: torch.Tensor) -> torch.Tensor:
     x = network.layer2(network.layer1(x))  # (B, 128, 8, 8)
     features: torch.Tensor = network.layer4(network.layer3(x))  # (B, 512, 8, 8)
     return features
+
+
+def pooled(features: torch.Tensor) -> torch.Tensor:
+    """Return the global average (B, 512), float64, of maps (B, 512, map, map)."""
+    return features.double().mean(dim=(2, 3))
 
 
 def logit_difference(logits: torch.Tensor) -> torch.Tensor:
@@ -134,6 +153,7 @@ def score(model: StageModel, x: torch.Tensor) -> StageScore:
         logit=logit,
         cam=cam[0].float().cpu().numpy(),
         bias=float(bias),
+        features=pooled(features)[0].cpu().numpy(),
     )
 
 

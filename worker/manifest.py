@@ -29,7 +29,9 @@ from pydantic import (
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Proportion, Stage
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""1 had no `quality`; models of that format serve without those checks."""
+
 MANIFEST_NAME: Final = "manifest.json"
 WEIGHTS_NAME: Final = "model.safetensors"
 CARD_NAME: Final = "MODEL_CARD.md"
@@ -207,6 +209,55 @@ class Performance(_Frozen):
         return operating_point(self.positives, self.negatives, threshold)
 
 
+class SizeRange(_Frozen):
+    """Sides in mm of the rectangles that a model learned from, shortest and longest.
+
+    `tolerance` is the factor by which a side may lie beyond them in service.
+    """
+
+    shortest: float = Field(gt=0, allow_inf_nan=False)
+    longest: float = Field(gt=0, allow_inf_nan=False)
+    tolerance: float = Field(ge=1, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sides_are_ordered(self) -> Self:
+        if self.shortest > self.longest:
+            raise ValueError("the shortest side is longer than the longest")
+        return self
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Shortest and longest side that is let pass."""
+        return self.shortest / self.tolerance, self.longest * self.tolerance
+
+
+class FeatureGate(_Frozen):
+    """How far a crop's features may be from those of training, and why so far.
+
+    `reason` says how the limit was set, or why the check is switched off. `limit` is
+    a Mahalanobis distance, 1 for a typical case; mean and whitening are tensors
+    among the weights. `n` cases set the limit.
+    """
+
+    enabled: bool
+    reason: str = Field(min_length=1)
+    limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    n: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.enabled and (self.limit is None or self.n is None):
+            raise ValueError("a feature gate in force needs a limit and its n")
+        return self
+
+
+class QualityGate(_Frozen):
+    """What the quality gate needs to know of a model; absent parts are not checked."""
+
+    sides: SizeRange | None = None
+    features: FeatureGate | None = None
+
+
 class TrainingRecord(_Frozen):
     """What is needed to repeat the training run.
 
@@ -229,7 +280,7 @@ class Manifest(_Frozen):
     in units of the logit difference.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     name: Slug
     version: Slug
     stage: Stage
@@ -239,6 +290,7 @@ class Manifest(_Frozen):
     operating_threshold: OperatingThreshold
     performance: Performance
     heat_range: tuple[Finite, Finite]
+    quality: QualityGate | None = None
     weights_sha256: Sha256
     trained_on: str = Field(min_length=1)
     training: TrainingRecord
@@ -248,6 +300,12 @@ class Manifest(_Frozen):
     def _heat_range_is_ordered(self) -> Self:
         if not self.heat_range[0] < self.heat_range[1]:
             raise ValueError("heat_range needs low < high")
+        return self
+
+    @model_validator(mode="after")
+    def _format_has_the_quality_gate(self) -> Self:
+        if self.format_version == 1 and self.quality is not None:
+            raise ValueError("quality needs format version 2")
         return self
 
     @model_validator(mode="after")
@@ -269,6 +327,26 @@ class Manifest(_Frozen):
     def reference(self) -> str:
         """NAME@VERSION, as people and `models activate` write it."""
         return f"{self.name}@{self.version}"
+
+
+def describe_gate(manifest: Manifest) -> tuple[str, str]:
+    """Say what the quality gate checks of a model: size, then features."""
+    gate = manifest.quality or QualityGate()
+    size = "size of the rectangle: not checked, the model does not state its range"
+    if gate.sides is not None:
+        low, high = gate.sides.limits
+        size = (
+            f"sides of the rectangle: {low:.1f}-{high:.1f} mm (training "
+            f"{gate.sides.shortest:.1f}-{gate.sides.longest:.1f} mm, tolerance "
+            f"{gate.sides.tolerance:g})"
+        )
+    features = "features: not checked, the model does not state theirs"
+    if gate.features is not None and gate.features.limit is not None:
+        features = f"features: distance up to {gate.features.limit:.2f}"
+        features += f" ({gate.features.reason})"
+    if gate.features is not None and not gate.features.enabled:
+        features = f"features: switched off, {gate.features.reason}"
+    return size, features
 
 
 def read(folder: Path) -> Manifest:

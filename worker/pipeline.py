@@ -1,6 +1,7 @@
 """From the instances of a study to findings and encoded reports; no database, no queue.
 
-    read -> rectangles -> selection -> pixels -> stage I -> gate -> stage II -> SR, SC
+    read -> rectangles -> selection -> pixels -> quality -> stage I -> gate -> stage II
+         -> SR, SC
 
 Each side is a case of its own. What an earlier result said of an unchanged input is
 kept, not computed again: only a changed input, a changed SLND result or a request to
@@ -12,7 +13,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_node import images, selection
+from dicom_node import dynamic, images, selection
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     CaseFinding,
@@ -34,11 +35,13 @@ from dicom_node.findings import (
     StageFinding,
     StageStatus,
 )
+from dicom_node.images import MrImage
+from dicom_node.kinds import catalogue
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
 from dicom_node.selection import DEFAULT_RULES, Rules
 from dicom_node.study import Reason, StoredInstance, StudyUid
-from worker import cam, preprocess
+from worker import cam, gate, preprocess
 from worker.cascade import (
     StageModel,
     is_discordant,
@@ -56,6 +59,7 @@ from worker.case import (
     case_id,
 )
 from worker.marked import read_marked
+from worker.quality import Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +75,10 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side; `rules` are
-    the site's on the choice of a slice. `stored` includes documents of other studies
-    that mark this one; `manual` are the rectangles that a person set by hand.
+    `stored` has absolute paths, and includes documents of other studies that mark
+    this one; `priors` and `slnd` are keyed by side. `rules` are the site's on the
+    choice of a slice, `manual` the rectangles that a person set by hand. `waived` is
+    what a person accepted of the study as it stands.
     """
 
     study_uid: StudyUid
@@ -82,6 +87,7 @@ class StudyInput:
     slnd: Mapping[Laterality, SlndResult]
     rules: Rules = DEFAULT_RULES
     manual: tuple[Roi, ...] = ()
+    waived: frozenset[Reason] = frozenset()
 
 
 def analyze(
@@ -105,22 +111,35 @@ def analyze(
         reading,
         cascade.sln.manifest.preprocessing.phase,
         study.rules,
+        study.waived,
     )
     select_ms = _since(started)
     _demand_every_side(study, chosen)
     digests = {stored.sop_instance_uid: stored.sha256 for stored in study.stored}
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
-    cases = []
+    known = catalogue(objects.images)
+    cases, faulty = [], []
     for one in chosen:
+        image = known.index[one.sop_instance_uid, one.frame]
         work = _Case(
             study=study,
             selection=one,
+            image=image,
+            before=dynamic.before_contrast(image, known),
             input_sha256=_input_sha256(one, digests[one.sop_instance_uid]),
             carrier=carriers.get(one.roi.carrier_sop_instance_uid or ""),
             select_ms=select_ms,
         )
-        if not _is_current(work):
+        if _is_current(work):
+            continue
+        try:
             cases.append(_analyze_case(work, cascade, device))
+        except StudyHeldError as held:
+            if held.reason is not Reason.QUALITY:
+                raise
+            faulty.append(held.detail)
+    if faulty:  # a person sees what is wrong with every side, then decides
+        raise StudyHeldError(Reason.QUALITY, " ".join((*faulty, gate.HOW_TO_OVERRULE)))
     return tuple(cases)
 
 
@@ -140,9 +159,15 @@ def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:
 class _Case:
     study: StudyInput
     selection: Selection
+    image: MrImage
+    before: MrImage | None
     input_sha256: str
     carrier: Dataset | None
     select_ms: float
+
+    @property
+    def sides_mm(self) -> tuple[float, float]:
+        return gate.sides_mm(self.selection, self.image)
 
     @property
     def prior(self) -> PriorResult | None:
@@ -169,11 +194,16 @@ def _is_current(case: _Case) -> bool:
 def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase:
     started = time.perf_counter()
     header = images.read_header(case.selection.path)
-    pixels = images.read_pixels(case.selection.path, case.selection.frame)
+    pixels = images.read_pixels(case.selection.path, case.selection.frame, header)
+    manifest = cascade.sln.manifest
+    looked = gate.look(case.selection, case.image, case.before, pixels, manifest)
+    if gate.is_constant(looked):
+        _settled(case, looked, ())  # held at once: there may be nothing to score
     decode_ms = _since(started)
 
     begun = time.perf_counter()
-    sln, nsln = _run_stages(case, pixels, cascade)
+    sln, nsln, strange = _run_stages(case, pixels, cascade)
+    case = _settled(case, looked, strange)
     inference_ms = _since(begun)
 
     begun = time.perf_counter()
@@ -197,23 +227,42 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
     )
 
 
+def _settled(
+    case: _Case, looked: tuple[Fault, ...], strange: tuple[Fault, ...]
+) -> _Case:
+    """Hold the side for its faults, or note in its reasons that they are let pass.
+
+    What a look at an unchanged input finds was settled when its numbers were made.
+    """
+    fresh = strange if case.reusable else (*looked, *strange)
+    standing = looked if case.reusable else ()
+    accepted = Reason.QUALITY in case.study.waived
+    selection = gate.settle(case.selection, fresh, standing, accepted=accepted)
+    return replace(case, selection=selection)
+
+
 def _run_stages(
     case: _Case, pixels: NDArray[np.float32], cascade: Cascade
-) -> tuple[StageFinding, StageFinding]:
+) -> tuple[StageFinding, StageFinding, tuple[Fault, ...]]:
     """Run what has to run; an earlier finding of the same input stays as it was."""
     prior = case.reusable
-    sln = prior.sln if prior else _run_stage(case, pixels, cascade.sln, cascade)
+    faults: tuple[Fault, ...] = ()
+    if prior:
+        sln = prior.sln
+    else:
+        sln, faults = _run_stage(case, pixels, cascade.sln, cascade)
     status = stage_two_status(_risk(sln), case.slnd.result if case.slnd else None)
     if status is not StageStatus.DONE:
-        return sln, StageFinding(Stage.NSLN, status)
+        return sln, StageFinding(Stage.NSLN, status), faults
     if prior and prior.nsln.status is StageStatus.DONE:
-        return sln, prior.nsln
-    return sln, _run_stage(case, pixels, cascade.nsln, cascade)
+        return sln, prior.nsln, faults
+    nsln, more = _run_stage(case, pixels, cascade.nsln, cascade)
+    return sln, nsln, (*faults, *more)
 
 
 def _run_stage(
     case: _Case, pixels: NDArray[np.float32], model: StageModel, cascade: Cascade
-) -> StageFinding:
+) -> tuple[StageFinding, tuple[Fault, ...]]:
     """Score the crop (rows, columns) -> (3, 64, 64) and place its map on the slice."""
     manifest = model.manifest
     box = case.selection.roi.box
@@ -223,7 +272,7 @@ def _run_stage(
     site = cascade.site_thresholds.get(manifest.stage)
     threshold = site.value if site else manifest.operating_threshold.value
     at_threshold = manifest.performance.at(threshold)
-    return StageFinding(
+    finding = StageFinding(
         stage=manifest.stage,
         status=StageStatus.DONE,
         probability=scored.probability,
@@ -242,6 +291,7 @@ def _run_stage(
         heat=cam.place(scored.cam, box, (rows, columns), manifest.preprocessing),
         heat_range=manifest.heat_range,
     )
+    return finding, gate.strangeness(model, scored, case.sides_mm)
 
 
 def _risk(stage: StageFinding) -> Risk:

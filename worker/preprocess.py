@@ -78,7 +78,10 @@ def to_crop(image: NDArray[np.float32], box: Box, spec: Preprocessing) -> torch.
     crop = image[top:bottom, left:right].astype(np.float64)  # large offsets keep bits
     low, high = np.percentile(crop, spec.window_percentiles)
     if not (math.isfinite(low) and math.isfinite(high) and high > low):
-        raise StudyHeldError(Reason.QUALITY, "the marked pixels have no contrast")
+        raise StudyHeldError(
+            Reason.QUALITY,
+            "The marked pixels have no contrast: there is nothing to score.",
+        )
     windowed = np.clip((crop - low) / (high - low), 0, 1).astype(np.float32)
     resized = functional.interpolate(
         torch.from_numpy(windowed)[None, None],  # (h, w) -> (1, 1, h, w)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -9,7 +10,12 @@ from safetensors.torch import load as load_tensors
 
 from dicom_node.errors import ModelIntegrityError, SettingsError
 from worker import manifest as manifests
-from worker.cascade import StageModel, build_network
+from worker.cascade import StageModel, TypicalFeatures, build_network
+from worker.manifest import Manifest
+
+FEATURE_MEAN: Final = "quality.mean"
+WHITENING: Final = "quality.whitening"
+"""Tensors among the weights that belong to the quality gate, not to the network."""
 
 
 def load_stage(folder: Path, device: torch.device) -> StageModel:
@@ -36,11 +42,32 @@ def load_stage(folder: Path, device: torch.device) -> StageModel:
     with torch.device("meta"):  # no random initialisation: every weight is loaded
         network = build_network(manifest.architecture)
     try:
-        network.load_state_dict(load_tensors(content), strict=True, assign=True)
+        tensors = load_tensors(content)
+        typical = _typical(tensors, manifest)
+        network.load_state_dict(tensors, strict=True, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise ModelIntegrityError(
             f"{path} does not fit {manifest.architecture.name}: {error}"
         ) from error
     network.requires_grad_(requires_grad=False).eval()
     network.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
-    return StageModel(network, manifest, device)
+    return StageModel(network, manifest, device, typical)
+
+
+def _typical(
+    tensors: dict[str, torch.Tensor], manifest: Manifest
+) -> TypicalFeatures | None:
+    """Take the statistics of the features out of the weights, where there are any.
+
+    Raises:
+        ModelIntegrityError: The manifest wants them, and they are not there.
+    """
+    mean, whitening = tensors.pop(FEATURE_MEAN, None), tensors.pop(WHITENING, None)
+    if mean is not None and whitening is not None:
+        return TypicalFeatures(mean.double().numpy(), whitening.double().numpy())
+    gate = manifest.quality.features if manifest.quality else None
+    if gate is not None and gate.enabled:
+        raise ModelIntegrityError(
+            f"{manifest.reference} has a feature gate and no statistics of features"
+        )
+    return None

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,9 @@ from training.registry import DemoPlan, ensure_demo_models
 from training.train import Task, score_logits, steps, train
 from worker import cascade, preprocess
 from worker import manifest as manifests
+from worker.gate import strangeness
+from worker.manifest import QualityGate
+from worker.quality import Check
 from worker.weights import load_stage
 
 CPU = torch.device("cpu")
@@ -29,7 +34,10 @@ def easy_set(n, seed):
     crops = torch.rand(n, 70, 70, generator=generator) * 0.5
     labels = torch.arange(n) % 2
     crops[labels == 1, 20:50, 20:50] += 0.5
-    return StageSet(crops, labels)
+    sides = 12.0 + torch.arange(n, dtype=torch.float64)[:, None] * torch.tensor(
+        [1, 0.5]
+    )
+    return StageSet(crops, labels, sides)
 
 
 @pytest.fixture(scope="module")
@@ -268,3 +276,52 @@ def test_a_damaged_model_is_published_anew(trained, tmp_path):
 
     assert publish.publish(trained, tmp_path, origin) == folder
     assert load_stage(folder, CPU).manifest.trained_on == "squares"
+
+
+def test_a_model_says_what_sides_it_learned_from(trained):
+    sides = trained.quality.sides
+    assert (sides.shortest, sides.longest) == (12.0, 61.0)
+    assert sides.limits == (12.0 / 1.25, 61.0 * 1.25)
+
+
+def test_served_features_are_judged_as_training_measured_them(published, task, trained):
+    model = load_stage(published, CPU)
+    gate = model.manifest.quality.features
+    crop = preprocess.centre(task.heldout.crops[:1], trained.preprocessing)
+    x = preprocess.standardise(crop, trained.preprocessing)[0]
+    strange = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)) * 40
+
+    scored, odd = cascade.score(model, x), cascade.score(model, strange)
+
+    assert gate.enabled
+    assert gate.n == 10
+    assert "99.9% of 10 calibration cases" in gate.reason
+    assert strangeness(model, scored, (20, 20)) == ()
+    assert strangeness(model, odd, (20, 20))[0].check is Check.FEATURES
+
+
+def test_a_preset_without_a_feature_gate_says_why(task, trained, tmp_path):
+    off = train(task, TINY.model_copy(update={"feature_gate": False}), lambda: None)
+    folder = publish.publish(off, tmp_path, Origin("off-sln", "phantom squares"))
+    card = (folder / "MODEL_CARD.md").read_text()
+
+    assert not off.quality.features.enabled
+    assert load_stage(folder, CPU).typical is None
+    assert "features: switched off, the preset does not measure them" in card
+    assert "sides of the rectangle: 9.6-76.2 mm (training 12.0-61.0 mm" in card
+    assert publish.encode(off.network) == publish.encode(trained.network)
+
+
+def test_the_presets_for_real_data_measure_features_and_the_demo_does_not():
+    on = {name: recipe.feature_gate for name, recipe in PRESETS.items()}
+    assert on == {"paper": True, "default": True, "demo": False}
+
+
+def test_the_same_weights_with_another_gate_are_published_anew(trained, tmp_path):
+    origin = Origin("tiny-sln", "squares")
+    folder = publish.publish(trained, tmp_path, origin)
+    narrower = replace(trained, quality=QualityGate(features=trained.quality.features))
+
+    assert publish.publish(narrower, tmp_path, origin) == folder
+    assert manifests.read(folder).quality.sides is None
+    assert load_stage(folder, CPU).typical is not None

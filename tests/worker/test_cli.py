@@ -1,5 +1,6 @@
 """The command line as a contract: keys, exit codes, help, documentation."""
 
+import getpass
 import json
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from dicom_node.db import now
 from dicom_node.findings import Stage
 from dicom_node.settings import ENV_PREFIX
 from dicom_node.study import Reason, StudyState
+from tests import dicom_objects
 from tests.quick_models import write_model
 from worker import models as model_store
 from worker import outcomes
@@ -397,3 +399,36 @@ def test_reprocessing_asks_for_a_new_version(run, bench, analysed, source):
 
     assert done.exit_code == 0
     assert [one.version for one in bench.results(uid)] == [2, 1]
+
+
+def test_a_quality_hold_is_accepted_under_the_operators_name(run, bench, source):
+    slices = dicom_objects.dynamic_series(image=dicom_objects.pixels())
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[4]]))
+    early = run("studies", "requeue", uid, "--accept-quality")
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    other = run("studies", "requeue", uid, "--accept-incomplete")
+
+    done = run("studies", "requeue", uid, "--accept-quality", "--accept-incomplete")
+    analyze(uid, bench.site, source)
+
+    shown = json.loads(run("studies", "show", uid, "--json").stdout)
+    assert (early.exit_code, other.exit_code, done.exit_code) == (4, 4, 0)
+    assert "only one that is held as incomplete" in other.stderr
+    assert shown["state"] == "analyzed"
+    assert any("Quality gate, overruled" in one for one in shown["selection"]["why"])
+    accepted = [one for one in shown["events"] if one["what"] == "accepted"]
+    assert accepted[0]["detail"].startswith(f"quality by {getpass.getuser()}: Side L")
+
+
+def test_what_is_not_checked_of_a_model_is_said(run, bench):
+    model = model_store.installed(bench.site.settings.models)[0]
+    shown = run("models", "show", model.reference).stdout
+    run("models", "activate", model.reference)
+    checks = json.loads(run("doctor", "--json").stdout)["checks"]
+
+    (gate,) = [one for one in checks if one["name"] == "quality gate"]
+    for said in (shown, gate["detail"]):
+        assert "size of the rectangle: not checked" in said
+        assert "features: not checked" in said
+    assert gate["ok"]

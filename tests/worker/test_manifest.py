@@ -15,6 +15,8 @@ from worker.manifest import (
     OperatingThreshold,
     Performance,
     Preprocessing,
+    QualityGate,
+    SizeRange,
     TrainingRecord,
 )
 
@@ -106,7 +108,7 @@ def test_unknown_fields_are_refused_at_every_level(manifest, tmp_path, where):
     [
         ("name", "../escape"),
         ("version", ".hidden"),
-        ("format_version", 2),
+        ("format_version", 3),
         ("heat_range", [1.0, 1.0]),
         ("created_at", "2026-01-01T00:00:00"),
         ("stage", "sln"),
@@ -199,3 +201,48 @@ def test_the_manifest_is_readable_without_torch():
     code = "import sys, worker.manifest; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_of_the_first_format_says_that_nothing_is_checked(manifest, tmp_path):
+    content = manifest.model_dump(mode="json") | {"format_version": 1}
+    del content["quality"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    size, features = manifests.describe_gate(manifests.read(tmp_path))
+
+    assert size.endswith("not checked, the model does not state its range")
+    assert features.endswith("not checked, the model does not state theirs")
+
+
+def test_the_first_format_has_no_quality_gate(manifest, tmp_path):
+    content = manifest.model_dump(mode="json") | {"format_version": 1, "quality": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(SettingsError, match="quality needs format version 2"):
+        manifests.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "named"),
+    [
+        ("sides", {"shortest": 9, "longest": 8, "tolerance": 1.2}, "longer"),
+        ("sides", {"shortest": 0, "longest": 8, "tolerance": 1.2}, "greater than 0"),
+        ("sides", {"shortest": 1, "longest": 8, "tolerance": 0.9}, "equal to 1"),
+        ("features", {"enabled": True, "reason": "set"}, "needs a limit"),
+        ("features", {"enabled": False, "reason": ""}, "at least 1 character"),
+    ],
+)
+def test_a_gate_that_cannot_be_is_refused(manifest, tmp_path, part, value, named):
+    content = manifest.model_dump(mode="json") | {"quality": {part: value}}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(SettingsError, match=named):
+        manifests.read(tmp_path)
+
+
+def test_the_limits_are_the_training_range_widened(manifest):
+    sides = SizeRange(shortest=10, longest=80, tolerance=1.25)
+    gated = manifest.model_copy(update={"quality": QualityGate(sides=sides)})
+
+    assert sides.limits == (8, 100)
+    assert "8.0-100.0 mm (training 10.0-80.0 mm" in manifests.describe_gate(gated)[0]

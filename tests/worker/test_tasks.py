@@ -10,7 +10,12 @@ import torch
 
 from dicom_node import ledger, outbox
 from dicom_node.db import now
-from dicom_node.errors import ModelIntegrityError, SettingsError, TransientError
+from dicom_node.errors import (
+    ModelIntegrityError,
+    SettingsError,
+    StudyStateError,
+    TransientError,
+)
 from dicom_node.findings import Laterality, Slnd, SlndResult, Stage
 from dicom_node.study import Reason, StudyState
 from tests import dicom_objects
@@ -318,3 +323,180 @@ def test_a_larger_rectangle_supersedes_and_a_smaller_one_does_not(
     assert counts == [1, 2]
     assert newest.version == 2
     assert newest.candidates == 3
+
+
+def accept(bench, uid, *reasons):
+    with bench.sessions.begin() as session:
+        ledger.accept(session, uid, reasons, "tester", now())
+
+
+def requeue(bench, uid):
+    with bench.sessions.begin() as session:
+        ledger.requeue(session, uid, now(), "by hand")
+
+
+def deliveries(bench):
+    with bench.sessions() as session:
+        return outbox.deliveries(session)
+
+
+def unenhanced(**attributes):
+    """A dynamic study in which nothing takes up contrast agent."""
+    return dicom_objects.dynamic_series(image=dicom_objects.pixels(), **attributes)
+
+
+def test_a_crop_without_contrast_sends_nothing_until_a_person_accepts_it(bench, source):
+    slices = unenhanced()
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[4]]))
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    held = bench.study(uid)
+    requeue(bench, uid)
+    analyze(uid, bench.site, source)
+    again = bench.study(uid)
+    nothing = bench.results(uid), deliveries(bench)
+
+    accept(bench, uid, Reason.QUALITY)
+    (result_id,) = analyze(uid, bench.site, source)
+
+    with bench.sessions() as session:
+        (report,) = [
+            one for one in outbox.documents(session, result_id) if one.kind == "SR"
+        ]
+        events = ledger.events(session, uid)
+    text = bench.site.spool.absolute(report.path).read_bytes()
+    assert (held.state, held.reason) == (StudyState.HELD, Reason.QUALITY)
+    assert "Side L, quality gate: contrast: the marked part is +0.0%" in held.detail
+    assert "--accept-quality" in held.detail
+    assert (again.state, again.reason) == (StudyState.HELD, Reason.QUALITY)
+    assert nothing == ([], [])
+    (result,) = bench.results(uid)
+    overruled = "Quality gate, overruled by a person: contrast: the marked part"
+    assert any(one.startswith(overruled) for one in result.why)
+    assert b"Quality gate, overruled by a person: contrast" in text
+    assert any(
+        one.what == "accepted" and one.detail.startswith("quality by tester: Side L")
+        for one in events
+    )
+
+
+def test_what_was_accepted_ends_when_another_object_comes(bench, source):
+    slices = unenhanced()
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[4]]))
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    accept(bench, uid, Reason.QUALITY)
+    analyze(uid, bench.site, source)
+
+    larger = dicom_objects.gsps_rectangle(
+        [slices[4]], (14.0, 20.0, 50.0, 60.0), "OTHER^READER"
+    )
+    bench.receive(larger)
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+
+    with bench.sessions() as session:
+        assert ledger.waived(session, uid) == frozenset()
+    assert bench.study(uid).reason is Reason.QUALITY
+    assert len(bench.results(uid)) == 1  # the earlier one stands
+
+
+def test_an_accepted_result_stands_when_an_unrelated_object_comes(bench, source):
+    slices = unenhanced()
+    uid = bench.receive(*slices[1:], dicom_objects.gsps_rectangle([slices[4]]))
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    accept(bench, uid, Reason.QUALITY)
+    analyze(uid, bench.site, source)
+    sent = len(deliveries(bench))
+
+    bench.receive(slices[0])
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+
+    assert bench.study(uid).state is StudyState.ANALYZED
+    assert (len(bench.results(uid)), len(deliveries(bench))) == (1, sent)
+
+
+def both_sides():
+    """A dynamic study with a marked slice in each breast; only the left takes up."""
+    left = dicom_objects.dynamic_series(slices=1)
+    right = [
+        dicom_objects.mr_slice(
+            series_uid=one.SeriesInstanceUID,
+            series_number=one.SeriesNumber,
+            acquisition_number=one.AcquisitionNumber,
+            position=(-140.0, -60.0, 0.0),
+        )
+        for one in left
+    ]
+    marks = [dicom_objects.gsps_rectangle([one[1]]) for one in (left, right)]
+    return [*left, *right], marks
+
+
+def test_one_bad_side_holds_the_study_and_is_named(bench, source):
+    images, marks = both_sides()
+    uid = bench.receive(*images, *marks)
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+
+    study = bench.study(uid)
+    assert (study.state, study.reason) == (StudyState.HELD, Reason.QUALITY)
+    assert "Side R" in study.detail
+    assert "Side L" not in study.detail
+    assert (bench.results(uid), deliveries(bench)) == ([], [])
+
+    accept(bench, uid, Reason.QUALITY)
+    analyze(uid, bench.site, source)
+    left, right = sorted(bench.results(uid), key=lambda one: one.laterality)
+    assert not any("Quality gate" in one for one in left.why)
+    assert any("Quality gate" in one for one in right.why)
+
+
+def test_a_bad_second_side_neither_loses_nor_resends_the_first(bench, source):
+    images, marks = both_sides()
+    uid = bench.receive(*images, marks[0])
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    before = [one.result_id for one in bench.results(uid)], len(deliveries(bench))
+
+    bench.receive(marks[1])
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+
+    assert bench.study(uid).reason is Reason.QUALITY
+    assert before == (
+        [one.result_id for one in bench.results(uid)],
+        len(deliveries(bench)),
+    )
+
+
+def test_nobody_accepts_what_a_study_is_not_held_for(bench, slices):
+    uid = bench.receive(*slices)
+    with pytest.raises(StudyStateError, match="is receiving; only one that is held"):
+        accept(bench, uid, Reason.QUALITY)
+    with bench.sessions.begin() as session:
+        ledger.complete(session, uid, now())
+        claim = ledger.claim(session, uid, "test", timedelta(seconds=9), now())
+        held = (StudyState.HELD, now(), Reason.INCOMPLETE, "two images are missing")
+        ledger.finish(session, claim, *held)
+    with pytest.raises(StudyStateError, match="held: incomplete; only"):
+        accept(bench, uid, Reason.QUALITY)
+
+    accept(bench, uid, Reason.QUALITY, Reason.INCOMPLETE)
+
+    with bench.sessions() as session:
+        assert ledger.waived(session, uid) == {Reason.INCOMPLETE}
+
+
+def test_a_waiver_can_be_ended_by_what_is_no_object(bench, source):
+    slices = unenhanced()
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[4]]))
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    accept(bench, uid, Reason.QUALITY)
+    with bench.sessions.begin() as session:
+        ledger.end_waivers(session, uid, "tester", now())
+    analyze(uid, bench.site, source)
+
+    assert bench.study(uid).reason is Reason.QUALITY

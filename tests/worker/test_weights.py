@@ -12,13 +12,15 @@ from worker import manifest as manifests
 from worker.manifest import (
     Architecture,
     Calibration,
+    FeatureGate,
     Manifest,
     OperatingThreshold,
     Performance,
     Preprocessing,
+    QualityGate,
     TrainingRecord,
 )
-from worker.weights import load_stage
+from worker.weights import FEATURE_MEAN, WHITENING, load_stage
 
 CPU = torch.device("cpu")
 
@@ -119,4 +121,27 @@ def test_missing_weights_are_an_error_of_settings(network, tmp_path):
     (tmp_path / "model.safetensors").unlink()
 
     with pytest.raises(SettingsError, match=r"model\.safetensors cannot be read"):
+        load_stage(tmp_path, CPU)
+
+
+def test_statistics_of_features_are_read_from_beside_the_network(network, tmp_path):
+    tensors = dict(network.state_dict())
+    tensors[FEATURE_MEAN], tensors[WHITENING] = torch.ones(512), torch.eye(512)
+    write_model(tmp_path, tensors)
+
+    typical = load_stage(tmp_path, CPU).typical
+
+    assert typical.mean.tolist() == [1.0] * 512
+    assert typical.whitening.shape == (512, 512)
+
+
+def test_a_feature_gate_without_its_statistics_stops_the_worker(network, tmp_path):
+    write_model(tmp_path, dict(network.state_dict()))
+    limit = FeatureGate(enabled=True, reason="test", limit=1.0, n=5)
+    gated = manifests.read(tmp_path).model_copy(
+        update={"quality": QualityGate(features=limit)}
+    )
+    manifests.write(tmp_path, gated)
+
+    with pytest.raises(ModelIntegrityError, match="no statistics of features"):
         load_stage(tmp_path, CPU)

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from training.phantom.anatomy import Level, Subject
+from training.phantom.anatomy import Level, Subject, anatomy, reader_box
 from training.phantom.law import Patients
 from training.phantom.render import Phase, View, marked_part, render_marked
+from training.phantom.scanner import SCANNERS
 from worker.manifest import Preprocessing
 from worker.preprocess import to_crop
 
@@ -42,6 +43,13 @@ def crop(subject: Subject, spec: Preprocessing) -> torch.Tensor:
     left, top = scene.window.left, scene.window.top
     shifted = (x0 - left, y0 - top, x1 - left, y1 - top)
     return to_crop(pixels.astype(np.float32), shifted, spec)
+
+
+def sides_mm(subject: Subject) -> tuple[float, float]:
+    """Return width and height of the reader's rectangle in mm."""
+    x0, y0, x1, y1 = reader_box(subject, anatomy(subject))
+    spacing = SCANNERS[subject.centre].spacing
+    return (x1 - x0) * spacing, (y1 - y0) * spacing
 
 
 def crops(drawn: Sequence[Subject], spec: Preprocessing) -> Iterator[torch.Tensor]:

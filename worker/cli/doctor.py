@@ -22,6 +22,7 @@ from dicom_node.study import Peer
 from worker import models, outcomes
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.manifest import describe_gate, read
 
 GIB: Final = 2**30
 TIMEOUT_S: Final = 5
@@ -94,6 +95,17 @@ def _model(site: Site) -> str:
     return ", ".join(f"{one.name}@{one.version}" for one in active.values())
 
 
+def _quality(site: Site) -> str:
+    """Say what the quality gate checks of the active models; nothing can fail."""
+    with site.reading() as session:
+        active = outcomes.activations(session)
+    said = []
+    for stage, one in active.items():
+        folder = models.folder(site.settings.models, one.name, one.version)
+        said.append(f"{stage}: {'; '.join(describe_gate(read(folder)))}")
+    return ". ".join(said) or "no model is active"
+
+
 def _disk(site: Site) -> str:
     free = site.spool.free_bytes()
     if free < site.settings.min_free_bytes:
@@ -156,6 +168,7 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("broker", _broker, site)
     yield _run("workers", _workers, site)
     yield _run("model digest", _model, site)
+    yield _run("quality gate", _quality, site)
     yield _run("disk", _disk, site)
     yield _run("listener", _listener, site)
     for peer in site.settings.pacs:
@@ -177,7 +190,7 @@ def command(site: Site, *, as_json: bool) -> None:
     found = list(
         checks(site)
         if as_json
-        else track(checks(site), "Checking", transient=True, total=8)
+        else track(checks(site), "Checking", transient=True, total=9)
     )
     ok = all(check.ok for check in found)
     if as_json:

@@ -23,7 +23,7 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
-from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest
+from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 
 
 @click.group("models")
@@ -86,13 +86,19 @@ def _find(site: Site, reference: str) -> Path:
 @json_option
 @site_options
 def show(site: Site, reference: str, *, as_json: bool) -> None:
-    """Show a model's manifest, or its model card for people."""
+    """Show a model's manifest, or its model card for people.
+
+    Beside the card stands what the quality gate checks of the model.
+    """
     folder = _find(site, reference)
+    manifest = models.verify(folder)
     if as_json:
-        print_json(models.verify(folder).model_dump(mode="json"))
-    else:
-        models.verify(folder)
-        click.echo(models.card(folder))
+        print_json(manifest.model_dump(mode="json"))
+        return
+    click.echo(models.card(folder))
+    click.echo("Quality gate:")
+    for line in describe_gate(manifest):
+        click.echo(f"  {line}")
 
 
 @command.command()

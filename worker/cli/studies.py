@@ -13,11 +13,12 @@ from dicom_node.db import now
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
-from dicom_node.study import StudyState, StudyUid
+from dicom_node.study import Reason, StudyState, StudyUid
 from worker import outcomes
 from worker.cli.context import (
     Site,
     json_option,
+    operator,
     print_json,
     print_table,
     rfc3339,
@@ -215,23 +216,42 @@ def complete(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
 
 @command.command()
 @click.argument("uids", nargs=-1, required=True, metavar="UID...")
+@click.option(
+    "accepted",
+    "--accept-quality",
+    flag_value=Reason.QUALITY.value,
+    multiple=True,
+    help="Give a result although the quality gate holds the study.",
+)
+@click.option(
+    "accepted",
+    "--accept-incomplete",
+    flag_value=Reason.INCOMPLETE.value,
+    multiple=True,
+    help="Take a study for complete although images are missing.",
+)
 @json_option
 @site_options
-def requeue(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
+def requeue(
+    site: Site, uids: Sequence[str], accepted: Sequence[str], *, as_json: bool
+) -> None:
     """Analyse held, failed, ignored or analysed studies again.
 
     An unchanged input keeps its result; use `reprocess` to compute it anew. Of
     objects that contradict one another the first is accepted: look before you do it.
+
+    What is accepted is entered with your name, stands in the report, and ends when
+    another object of the study arrives.
     """
+    reasons = {Reason(one) for one in accepted}
     with site.writing.begin() as session:
-        for uid in uids:
-            ledger.requeue(
-                session,
-                StudyUid(uid),
-                now(),
-                "requeued by hand",
-                resolve_conflicts=True,
-            )
+        for uid in map(StudyUid, uids):
+            if reasons:
+                ledger.accept(session, uid, reasons, operator(), now())
+            else:
+                ledger.requeue(
+                    session, uid, now(), "requeued by hand", resolve_conflicts=True
+                )
     _report(uids, "queued", as_json=as_json)
 
 

@@ -134,8 +134,15 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    rules = site_rules(site.settings)
-    return StudyInput(claim.study_uid, stored, priors, slnd, rules, claim.manual)
+    return StudyInput(
+        claim.study_uid,
+        stored,
+        priors,
+        slnd,
+        rules=site_rules(site.settings),
+        manual=claim.manual,
+        waived=claim.waived,
+    )
 
 
 def _prior(
