@@ -33,10 +33,11 @@ from dicom_node.findings import (
     StageFinding,
     StageStatus,
 )
+from dicom_node.images import StudyObjects
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
-from dicom_node.study import Reason, StoredInstance, StudyUid
-from worker import cam, preprocess
+from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
+from worker import cam, computation, crops, preprocess, recall
 from worker.cascade import (
     StageModel,
     is_discordant,
@@ -48,10 +49,12 @@ from worker.cascade import (
 from worker.case import (
     RESULTS,
     AnalyzedCase,
+    KeptInput,
     PriorResult,
     SiteThreshold,
     Timings,
     case_id,
+    input_sha256,
 )
 
 
@@ -68,13 +71,16 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `purged` are
+    images whose files are gone, `late` names the objects that came after that.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
+    purged: Sequence[StoredInstance] = ()
+    late: frozenset[SopInstanceUid] = frozenset()
 
 
 def analyze(
@@ -93,27 +99,35 @@ def analyze(
     """
     started = time.perf_counter()
     objects = images.read_study(study.stored)
-    chosen = selection.select(
-        objects,
-        roi.read_rois(objects.documents, objects.images),
-        cascade.sln.manifest.preprocessing.phase,
-    )
+    chosen = _choose(study, objects, cascade.sln.manifest.preprocessing.phase)
     select_ms = _since(started)
-    _demand_every_side(study, chosen)
-    digests = {stored.sop_instance_uid: stored.sha256 for stored in study.stored}
+    digests = {one.sop_instance_uid: one.sha256 for one in study.stored}
+    digests |= {one.sop_instance_uid: one.sha256 for one in study.purged}
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
     cases = []
     for one in chosen:
         work = _Case(
             study=study,
             selection=one,
-            input_sha256=_input_sha256(one, digests[one.sop_instance_uid]),
+            slice_sha256=digests[one.sop_instance_uid],
             carrier=carriers.get(one.roi.carrier_sop_instance_uid),
             select_ms=select_ms,
         )
         if not _is_current(work):
             cases.append(_analyze_case(work, cascade, device))
     return tuple(cases)
+
+
+def _choose(
+    study: StudyInput, objects: StudyObjects, phase: str
+) -> tuple[Selection, ...]:
+    if study.purged:
+        late = [ds for ds in objects.documents if ds.SOPInstanceUID in study.late]
+        return recall.selections(study.priors, study.slnd, late, phase)
+    reading = roi.read_rois(objects.documents, objects.images)
+    chosen = selection.select(objects, reading, phase)
+    _demand_every_side(study, chosen)
+    return chosen
 
 
 def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:
@@ -132,9 +146,14 @@ def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:
 class _Case:
     study: StudyInput
     selection: Selection
-    input_sha256: str
+    slice_sha256: str
     carrier: Dataset | None
     select_ms: float
+
+    @property
+    def input_sha256(self) -> str:
+        one = self.selection
+        return input_sha256(self.slice_sha256, one.frame, one.roi.box)
 
     @property
     def prior(self) -> PriorResult | None:
@@ -186,6 +205,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
             report_ms=report_ms,
             total_ms=case.select_ms + _since(started),
         ),
+        kept=_kept(case, pixels),
     )
 
 
@@ -231,6 +251,7 @@ def _run_stage(
         weights_sha256=manifest.weights_sha256,
         preprocessing_sha256=manifest.preprocessing_sha256,
         device=_device_name(model.device),
+        **computation.describe(x),
         heat=cam.place(scored.cam, box, (rows, columns), manifest.preprocessing),
         heat_range=manifest.heat_range,
     )
@@ -282,10 +303,14 @@ def _documents(
     return (report, *captures)
 
 
-def _input_sha256(one: Selection, dataset_sha256: str) -> str:
-    """Digest what the networks see: the analysed bytes, the frame, the rectangle."""
-    seen = {"dataset": dataset_sha256, "frame": one.frame, "box": one.roi.box}
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+def _kept(case: _Case, pixels: NDArray[np.float32]) -> KeptInput:
+    crop = crops.encode(crops.cut(pixels, case.selection.roi.box))
+    return KeptInput(
+        crop=crop,
+        crop_sha256=hashlib.sha256(crop).hexdigest(),
+        slice_path=case.selection.path,
+        slice_sha256=case.slice_sha256,
+    )
 
 
 def _device_name(device: torch.device) -> str:

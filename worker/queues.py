@@ -9,5 +9,11 @@ DELIVERY: Final = "delivery"
 SWEEP: Final = "worker.tasks.dispatch.sweep"
 ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
+PURGE: Final = "worker.tasks.dispatch.purge"
 
-QUEUE_OF: Final = {SWEEP: DISPATCH, ANALYZE: ANALYSIS, DELIVER: DELIVERY}
+QUEUE_OF: Final = {
+    SWEEP: DISPATCH,
+    ANALYZE: ANALYSIS,
+    DELIVER: DELIVERY,
+    PURGE: DISPATCH,
+}

@@ -25,6 +25,7 @@ class WorkerSettings(NodeSettings):
     Redis-compatible URL is accepted. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
+    `retention_days` after its last object a study's images are purged; unset: never.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     """
@@ -38,6 +39,7 @@ class WorkerSettings(NodeSettings):
     delivery_time_limit: timedelta = timedelta(minutes=5)
     resend_after: timedelta = timedelta(minutes=1)
     max_attempts: int = Field(default=3, ge=1)
+    retention_days: float | None = Field(default=None, gt=0)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
 
@@ -59,6 +61,12 @@ class WorkerSettings(NodeSettings):
     def models(self) -> Path:
         """Folder of the models: NAME/VERSION/manifest.json."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def retention(self) -> timedelta | None:
+        """Age from which the images of a study are purged; None: they stay."""
+        days = self.retention_days
+        return None if days is None else timedelta(days=days)
 
     @property
     def lease(self) -> timedelta:

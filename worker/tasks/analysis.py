@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import torch
 from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
 
-from dicom_node import db, ledger, outbox
+from dicom_node import db, ledger, outbox, purge
 from dicom_node.db import Sessions, now
 from dicom_node.errors import (
     ModelIntegrityError,
@@ -35,10 +34,20 @@ from dicom_node.report.device import Device
 from dicom_node.spool import Spool
 from dicom_node.study import Reason, StudyState, StudyUid
 from worker import app as messages
-from worker import models, outcomes, pipeline, queues, runtime
+from worker import (
+    computation,
+    keeping,
+    models,
+    outcomes,
+    pipeline,
+    queues,
+    retention,
+    runtime,
+)
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
+from worker.retention import Store
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
 
@@ -106,6 +115,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         for instance in claim.instances
     ]
     with site.sessions() as session:
+        gone = purge.purged(session, claim.study_uid)
         cases = outcomes.cases(session, claim.study_uid)
         reports = {
             case.newest.result_id: outbox.documents(session, case.newest.result_id)
@@ -116,7 +126,12 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    return StudyInput(claim.study_uid, stored, priors, slnd)
+    if gone is None:
+        return StudyInput(claim.study_uid, stored, priors, slnd)
+    store = Store(site.sessions, site.spool)
+    priors = retention.with_kept_slices(store, cases, priors)
+    lost, late = gone.instances, gone.late
+    return StudyInput(claim.study_uid, stored, priors, slnd, lost, late)
 
 
 def _prior(
@@ -152,6 +167,8 @@ def _record(
         ]
         for case in analyzed
     }
+    for case in analyzed:
+        keeping.write(site.spool, case.kept)
     with site.sessions.begin() as session:
         detail = _summary(analyzed)
         if not ledger.finish(session, claim, StudyState.ANALYZED, now(), detail=detail):
@@ -159,6 +176,8 @@ def _record(
             return ()
         for case in analyzed:
             outcomes.record(session, claim.study_uid, case)
+            digests = (case.kept.crop_sha256, case.kept.slice_sha256)
+            keeping.record(session, case.finding.result_id, claim.study_uid, digests)
             outbox.enqueue(
                 session,
                 claim.study_uid,
@@ -169,6 +188,9 @@ def _record(
             )
         if outcomes.slnd_results(session, claim.study_uid) != study.slnd:
             ledger.requeue(session, claim.study_uid, now(), "an SLND result came")
+        elif analyzed and study.late:
+            why = "what came after the purge is still to be looked at"
+            ledger.requeue(session, claim.study_uid, now(), why)
     log.info("study analyzed", extra=_of(claim) | {"results": len(analyzed)})
     return tuple(frozen)
 
@@ -233,8 +255,7 @@ def _cascade() -> LoadedCascade:
     """Build this process's cascade; called after the fork only."""
     process = current_process()
     device = choose_device(runtime.settings().device, getattr(process, "index", 0))
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # processes scale, OpenMP threads thrash
+    computation.settle(device)
     return LoadedCascade(runtime.settings().models, device)
 
 
