@@ -96,10 +96,19 @@ class Bench:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, quick_models: Path) -> WorkerSettings:
+def database_url() -> str | None:
+    """None is SQLite in the data folder; a module may name another database."""
+    return None
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, quick_models: Path, database_url: str | None
+) -> WorkerSettings:
     return load(
         WorkerSettings,
         data_dir=tmp_path / "site",
+        database_url=database_url,
         models_dir=quick_models,
         pacs=(PACS,),
     )
@@ -109,6 +118,7 @@ def settings(tmp_path: Path, quick_models: Path) -> WorkerSettings:
 def bench(settings: WorkerSettings) -> Iterator[Bench]:
     schema.upgrade(settings.database)
     engine = db.connect(settings.database)
+    settings.spool.mkdir(parents=True)  # as the listener does
     site = Site(db.writing(engine), Spool(settings.spool), settings, DEVICE)
     yield Bench(site)
     engine.dispose()
