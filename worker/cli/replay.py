@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from worker import outcomes
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.settings import child_environment
 
@@ -25,7 +26,8 @@ def command(site: Site, result_id: str, *, as_json: bool) -> None:
 
     Example: sentinode results replay 3f0c...
     """
-    site.reading()  # looks whether there is an installation at all
+    with site.reading() as session:
+        outcomes.result(session, result_id)  # not found: said without loading torch
     flags = {"data_dir": str(site.settings.data_dir)}
     if site.settings.database_url is not None:
         flags["database_url"] = site.settings.database_url
