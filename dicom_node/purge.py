@@ -7,9 +7,10 @@ too: they are small, and they say what was marked. An image that comes again is 
 and entered again (`arrivals.record`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +20,7 @@ from sqlalchemy.orm import Session
 from dicom_node.arrivals import add_event, contradiction
 from dicom_node.errors import StudyNotFoundError, StudyStateError
 from dicom_node.spool import QUARANTINE, Spool
-from dicom_node.study import (
-    SopInstanceUid,
-    StoredInstance,
-    StudyState,
-    StudyUid,
-)
+from dicom_node.study import SopInstanceUid, StudyState, StudyUid
 from dicom_node.tables import (
     AssociationRow,
     AssociationStudyRow,
@@ -62,13 +58,13 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a study has lost: since when, and which images.
+    """What a study has lost: since when, and the digests of the images.
 
     `late` names the objects that came after that and are there.
     """
 
     at: datetime
-    instances: tuple[StoredInstance, ...]
+    digests: Mapping[SopInstanceUid, str]
     late: frozenset[SopInstanceUid]
 
 
@@ -87,11 +83,9 @@ def due(session: Session, before: datetime, limit: int) -> list[StudyUid]:
             .exists(),
         )
         .order_by(StudyRow.last_received_at)
-        .limit(limit)
-    )
-    return [
-        StudyUid(uid) for uid in found if contradiction(session, StudyUid(uid)) is None
-    ]
+    ).all()
+    in_order = (uid for uid in map(StudyUid, found) if not contradiction(session, uid))
+    return list(islice(in_order, limit))
 
 
 def extent(session: Session, uid: StudyUid, before: datetime | None = None) -> Extent:
@@ -196,7 +190,7 @@ def purged(session: Session, uid: StudyUid) -> Purged | None:
     )
     return Purged(
         at=max(times),
-        instances=tuple(_stored(row) for row in rows),
+        digests={SopInstanceUid(row.sop_instance_uid): row.sha256 for row in rows},
         late=frozenset(map(SopInstanceUid, late)),
     )
 
@@ -265,13 +259,3 @@ def _is_image_here() -> Sequence[ColumnElement[bool]]:
 def _is_old(spool: Spool, path: str, since: datetime | None) -> bool:
     written = spool.written_at(Path(path))
     return written is not None and since is not None and written <= since
-
-
-def _stored(row: InstanceRow) -> StoredInstance:
-    return StoredInstance(
-        sop_instance_uid=SopInstanceUid(row.sop_instance_uid),
-        series_uid=row.series_uid,
-        sop_class_uid=row.sop_class_uid,
-        path=Path(row.path),
-        sha256=row.sha256,
-    )

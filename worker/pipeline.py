@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -71,15 +71,15 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `purged` are
-    images whose files are gone, `late` names the objects that came after that.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `purged` has
+    the digests of images whose files are gone, `late` names what came after that.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
-    purged: Sequence[StoredInstance] = ()
+    purged: Mapping[SopInstanceUid, str] = field(default_factory=dict)
     late: frozenset[SopInstanceUid] = frozenset()
 
 
@@ -102,7 +102,7 @@ def analyze(
     chosen = _choose(study, objects, cascade.sln.manifest.preprocessing.phase)
     select_ms = _since(started)
     digests = {one.sop_instance_uid: one.sha256 for one in study.stored}
-    digests |= {one.sop_instance_uid: one.sha256 for one in study.purged}
+    digests |= study.purged
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
     cases = []
     for one in chosen:

@@ -6,10 +6,17 @@ another slice, a new rectangle above all, needs the images again.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from pydicom import Dataset
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
 from dicom_node import roi
+from dicom_node.attributes import text
 from dicom_node.errors import StudyHeldError
 from dicom_node.findings import Laterality, Selection, SlndResult
 from dicom_node.phases import phase_index, phase_name
@@ -17,7 +24,11 @@ from dicom_node.selection import AS_MARKED
 from dicom_node.study import Reason
 from worker.case import PriorResult
 
-SEND_AGAIN = "send the whole study again from the PACS"
+SEND_AGAIN: Final = "send the whole study again from the PACS"
+DRAWN_IN_SPACE: Final = frozenset(
+    {Comprehensive3DSRStorage, RTStructureSetStorage, SegmentationStorage}
+)
+"""What may carry a rectangle that cannot be read without the images."""
 
 
 def selections(
@@ -59,15 +70,21 @@ def _hold_what_came_late(
             Reason.IMAGES_PURGED,
             f"The images were purged before there was a result; {SEND_AGAIN}.",
         )
-    reading = roi.read_rois(late)
-    carriers = sorted({one.carrier_sop_instance_uid for one in reading.rois})
-    if carriers or reading.refused:
-        what = f"a rectangle in {carriers[0]}" if carriers else reading.refused[0]
+    marks = [text(ds, "SOPInstanceUID") for ds in late if _may_mark(ds)]
+    if marks:
         raise StudyHeldError(
             Reason.IMAGES_PURGED,
-            f"After the images were purged came {what}. It cannot be looked at "
-            f"without them; {SEND_AGAIN}. The earlier result stands until then.",
+            f"After the images were purged came a mark, in document {marks[0]}. It "
+            f"cannot be looked at without them; {SEND_AGAIN}. The earlier result "
+            "stands until then.",
         )
+
+
+def _may_mark(document: Dataset) -> bool:
+    """Say whether a document holds a rectangle, as far as it can be read by itself."""
+    reading = roi.read_rois([document])
+    in_space = text(document, "SOPClassUID") in DRAWN_IN_SPACE
+    return bool(reading.rois) or (in_space and bool(reading.refused))
 
 
 def _kept(side: Laterality, prior: PriorResult, phase: str) -> Selection:

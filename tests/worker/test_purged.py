@@ -10,6 +10,7 @@ from io import BytesIO
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import BasicTextSRStorage
 from sqlalchemy import delete
 
 from dicom_node import kept, ledger, outbox, purge
@@ -269,6 +270,22 @@ def test_a_late_image_or_report_does_not_disturb_a_purged_study(
     retention.purge_study(store, analysed, now())
     late = dicom_objects.mr_slice(series_uid="1.2.3.99", series_number=44)
     bench.receive(late, slices[0])
+    bench.queue(analysed)
+
+    assert analyze(analysed, bench.site, source) == ()
+    assert bench.study(analysed).state is StudyState.ANALYZED
+
+
+def test_a_late_text_report_does_not_hold_a_purged_study(
+    bench, analysed, store, source, slices
+):
+    """A radiologist's report has no coordinates: nothing waits for the images."""
+    retention.purge_study(store, analysed, now())
+    report = dicom_objects.sr_rectangle(slices[4])
+    report.ContentSequence = []
+    report.SOPClassUID = BasicTextSRStorage
+    report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    bench.receive(report)
     bench.queue(analysed)
 
     assert analyze(analysed, bench.site, source) == ()

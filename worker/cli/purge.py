@@ -113,7 +113,7 @@ def purged_of(session: Session, uid: StudyUid) -> dict[str, Any] | None:
     found = purge.purged(session, uid)
     if found is None:
         return None
-    return {"at": rfc3339(found.at), "images": len(found.instances)}
+    return {"at": rfc3339(found.at), "images": len(found.digests)}
 
 
 def kept_of(session: Session, spool: Spool, result_id: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         return StudyInput(claim.study_uid, stored, priors, slnd)
     store = Store(site.sessions, site.spool)
     priors = retention.with_kept_slices(store, cases, priors)
-    lost, late = gone.instances, gone.late
+    lost, late = gone.digests, gone.late
     return StudyInput(claim.study_uid, stored, priors, slnd, lost, late)
 
 
