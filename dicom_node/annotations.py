@@ -49,6 +49,7 @@ class ForeignDocument:
 
     stored: StoredInstance
     study_uid: StudyUid
+    received_at: datetime
 
 
 def refer(
@@ -183,7 +184,10 @@ def foreign_documents(session: Session, uid: StudyUid) -> list[ForeignDocument]:
         )
         .order_by(InstanceRow.sop_instance_uid)
     )
-    return [ForeignDocument(stored(row), StudyUid(row.study_uid)) for row in rows]
+    return [
+        ForeignDocument(stored(row), StudyUid(row.study_uid), row.received_at)
+        for row in rows
+    ]
 
 
 def stored(row: InstanceRow) -> StoredInstance:

@@ -80,9 +80,11 @@ def record(
 ) -> None:
     """Enter received instances; new ones open or re-open their studies.
 
-    An instance that is entered already changes nothing. One of our own reports is
-    entered under the study that it reports on, but opens and re-opens nothing. A SOP
-    Instance UID that another study holds is a conflict of the study that came second.
+    An instance that is entered already changes nothing, unless its image was purged:
+    then it is entered again, and one that differs is a conflict too. One of our own
+    reports is entered under the study that it reports on, but opens and re-opens
+    nothing. A SOP Instance UID that another study holds is a conflict of the study
+    that came second.
 
     Args:
         session: A writing session; commit makes the instances part of the ledger.
@@ -95,6 +97,7 @@ def record(
         first.setdefault(each.sop_instance_uid, each)
     own = _own_documents(session, list(first))
     known = _studies_of_instances(session, list(first))
+    returned = _enter_again(session, [e for u, e in first.items() if u in known], at)
     strangers = [each for uid, each in first.items() if uid not in known]
     owners = {uid: each.study_uid for uid, each in first.items()} | known
     misplaced = [
@@ -111,8 +114,12 @@ def record(
     for each in foreign:
         if each.sop_instance_uid in inserted:
             fresh[each.study_uid].append(each)
+    for each in returned:
+        fresh[each.study_uid].append(each)
     for study_uid in sorted(fresh):
-        _receive(session, lock(session, study_uid), fresh[study_uid], quiet, at)
+        study = lock(session, study_uid)
+        _receive(session, study, fresh[study_uid], quiet, at)
+        study.instances -= sum(each.study_uid == study_uid for each in returned)
     for each in misplaced:
         record_conflict(session, Conflict(each, patient_differs=False), at)
 
@@ -164,8 +171,8 @@ def hold_conflicting(session: Session, study: StudyRow, at: datetime) -> bool:
 
 
 LOOK_FIRST: Final = (
-    "; deliveries are frozen. Look at the sender, then keep the first with "
-    "`sentinode studies requeue UID`"
+    "; deliveries are frozen. Look at the sender, then go on with the object that is "
+    "stored, the first, with `sentinode studies requeue UID`"
 )
 
 
@@ -291,7 +298,16 @@ def open_association(session: Session, association: Association, at: datetime) -
 
 
 def carries(session: Session, association_id: str, study_uid: StudyUid) -> None:
-    """Enter that an association carries a study: it waits for its end. Idempotent."""
+    """Enter that an association carries a study: it waits for its end. Idempotent.
+
+    A purge that removes files of the study has ended when this returns, or begins
+    after the commit: it locks the same row.
+    """
+    session.execute(
+        select(StudyRow.study_uid)
+        .where(StudyRow.study_uid == study_uid)
+        .with_for_update(read=True, key_share=True)
+    )
     values = {"association_id": association_id, "study_uid": study_uid}
     insert_missing(session, AssociationStudyRow, [values], "association_id")
 
@@ -411,6 +427,39 @@ def _studies_of_instances(
         )
     )
     return {SopInstanceUid(uid): StudyUid(study_uid) for uid, study_uid in rows}
+
+
+def _enter_again(
+    session: Session, known: Sequence[ReceivedInstance], at: datetime
+) -> list[ReceivedInstance]:
+    """Enter images that were purged and are on disk again; return ours left out.
+
+    The bytes on disk are those that came now, so the row says that; when they are
+    others than before, the study is held for a person to look.
+    """
+    rows = session.scalars(
+        select(InstanceRow).where(
+            InstanceRow.sop_instance_uid.in_([each.sop_instance_uid for each in known]),
+            InstanceRow.purged_at.is_not(None),
+        )
+    )
+    purged = {(row.sop_instance_uid, row.study_uid): row for row in rows}
+    returned = []
+    for each in known:
+        row = purged.get((each.sop_instance_uid, each.study_uid))
+        if row is None:
+            continue
+        differs = row.sha256 != each.sha256
+        of_another = Patient(row.patient_key, row.issuer_key).differs(each.patient)
+        row.path, row.size, row.sha256 = each.path.as_posix(), each.size, each.sha256
+        row.patient_key, row.issuer_key = each.patient_key, each.issuer_key
+        row.received_at, row.purged_at = each.received_at, None
+        if differs:
+            record_conflict(session, Conflict(each, of_another), at)
+        if not row.own:
+            returned.append(each)
+    session.flush()
+    return returned
 
 
 def _own_documents(

@@ -180,6 +180,9 @@ class StageFinding:
     activation map on the analysed slice's grid: (rows, columns) float32 in units
     of the logit difference, NaN outside the network's field of view. `heat_range`
     is the fixed scale (low, high) of the model's colour bar, in the same units.
+    `torch_version` to `code_version` say what computed the probability: the same
+    crop on the same `cpu` (a kind, not a host) gives the same bits. `batch` is the
+    shape of the forward pass.
     """
 
     stage: Stage
@@ -195,6 +198,11 @@ class StageFinding:
     weights_sha256: str | None = None
     preprocessing_sha256: str | None = None
     device: str | None = None
+    torch_version: str | None = None
+    cpu: str | None = None
+    threads: int | None = None
+    batch: str | None = None
+    code_version: str | None = None
     heat: NDArray[np.float32] | None = None
     heat_range: tuple[float, float] | None = None
 

@@ -26,6 +26,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.attributes import (
+    frame_header,
     frame_headers,
     number,
     numbers,
@@ -180,6 +181,17 @@ def _read_images(instance: StoredInstance) -> Iterator[MrImage]:
         headers = enumerate(frame_headers(dataset), start=1)
         found = [_image(flat, instance.path, frame) for frame, flat in headers]
     yield from found
+
+
+def read_frame(path: Path, frame: int) -> MrImage:
+    """Read the header of one frame, counted from 1, of an MR image.
+
+    Raises:
+        UnreadableObjectError: It does not parse, or has no such frame.
+    """
+    dataset = read_header(path)
+    with readable("the header"):
+        return _image(frame_header(dataset, frame), path, frame)
 
 
 def _image(flat: Dataset, path: Path, frame: int) -> MrImage:

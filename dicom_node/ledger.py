@@ -110,6 +110,7 @@ __all__ = [
     "manual_rois",
     "mark_history",
     "match",
+    "note",
     "open_association",
     "paths",
     "patient_key",
@@ -532,17 +533,32 @@ def events(session: Session, uid: StudyUid) -> list[StudyEvent]:
     return [StudyEvent(row.at, row.what, row.detail) for row in rows]
 
 
+def note(session: Session, uid: StudyUid, what: str, detail: str, at: datetime) -> None:
+    """Add a line to a study's history; `detail` names no patient."""
+    add_event(session, uid, what, detail, at)
+
+
 def instance(session: Session, uid: SopInstanceUid) -> StoredInstance | None:
-    """Return one instance, None when it is not entered; `path` is relative."""
+    """Return one instance, None when it is not entered or was purged.
+
+    `path` is relative.
+    """
     row = session.get(InstanceRow, uid)
-    return None if row is None else stored(row)
+    return None if row is None or row.purged_at is not None else stored(row)
 
 
 def instances(session: Session, uid: StudyUid) -> list[StoredInstance]:
-    """Return the instances of a study but our own reports; paths are relative."""
+    """Return the instances of a study but our own reports; paths are relative.
+
+    Images that were purged are left out: see `dicom_node.purge`.
+    """
     rows = session.scalars(
         select(InstanceRow)
-        .where(InstanceRow.study_uid == uid, InstanceRow.own.is_(False))
+        .where(
+            InstanceRow.study_uid == uid,
+            InstanceRow.own.is_(False),
+            InstanceRow.purged_at.is_(None),
+        )
         .order_by(InstanceRow.series_uid, InstanceRow.sop_instance_uid)
     )
     return [stored(row) for row in rows]

@@ -319,7 +319,8 @@ class Listener:
 
     def _store(self, event: Event, stores: Stores) -> None:
         self._recorder.require_ready()
-        kept = cast("Intake", self._intake).keep(_request(event, stores))
+        intake, request = cast("Intake", self._intake), _request(event, stores)
+        kept = intake.keep(request)
         instance = kept.instance if isinstance(kept, Conflict) else kept
         if instance.study_uid in stores.carried:
             self._recorder.put(kept)
@@ -328,6 +329,8 @@ class Listener:
         stores.entered = True
         self._recorder.commit(kept, carried)
         stores.carried.add(instance.study_uid)
+        if not intake.spool.written_at(instance.path):
+            intake.keep(request)  # a purge took the file that it was found to be
 
 
 def _bound_pdus(connection: Connection, max_bytes: int) -> None:

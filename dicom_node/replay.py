@@ -5,12 +5,12 @@ with Success, so the ledger is made to agree with the disk before anything new c
 """
 
 import logging
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from dicom_node import ledger
+from dicom_node import ledger, purge
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import Clock, Sessions
 from dicom_node.errors import UnreadableObjectError
@@ -50,6 +50,8 @@ def recover(
     intake.spool.sweep_partial(PARTIAL_AGE)
     with sessions.begin() as session:
         known = ledger.paths(session)
+        gone = purge.purged_paths(session)
+    known -= set(_come_again(intake, gone))
     instances = _without_row(intake, INSTANCES, known)
     quarantined = _without_row(intake, QUARANTINE, known)
     entries: list[Entry] = list(instances)
@@ -65,6 +67,15 @@ def recover(
     if entries:
         log.warning("rows rebuilt from files", extra={"instances": len(entries)})
     return len(entries)
+
+
+def _come_again(intake: Intake, gone: Mapping[str, datetime]) -> Iterator[str]:
+    """Yield the paths of purged images that were stored again after their purge."""
+    for path in intake.spool.iter_files(INSTANCES):
+        since = gone.get(path.as_posix())
+        written = intake.spool.written_at(path) if since else None
+        if since and written and written > since:
+            yield path.as_posix()
 
 
 def _without_row(

@@ -3,16 +3,18 @@
     instances/<h2>/<h>/<sop>.dcm                first object of a SOP Instance UID
     quarantine/<h2>/<h>/<sop>-<sha256>.dcm      another one under the same UID
     documents/<d2>/<sha256>.dcm                 encoded reports and captures, frozen
+    kept/<d2>/<sha256>.dcm, .crop               what outlives the images (see `kept`)
 
 <h> is the SHA-256 of the Study Instance UID, <sop> of the SOP Instance UID: nothing
 that a peer sent becomes a path. A name that exists stands for a complete file whose
 bytes and whose directory entry are on disk.
 """
 
+import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,8 +30,14 @@ from dicom_node.study import SopInstanceUid, StudyUid
 INSTANCES: Final = Path("instances")
 QUARANTINE: Final = Path("quarantine")
 DOCUMENTS: Final = Path("documents")
+KEPT: Final = Path("kept")
 PARTIAL_SUFFIX: Final = ".part"
 FILE_SUFFIX: Final = ".dcm"
+
+CANNOT_LINK: Final = frozenset(
+    {errno.EMLINK, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
+)
+"""What a volume without hard links answers."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -171,6 +179,61 @@ class Spool:
         _check_digest(hashlib.sha256(content).hexdigest(), relative.stem)
         return content
 
+    def place(self, path: Path, content: bytes | Path) -> None:
+        """Make a file durable under a name that says what it holds. Idempotent.
+
+        A file of that name is replaced, so that its time of change is that of the
+        last call. A name is never there without the whole file behind it.
+
+        Args:
+            path: The name, relative to the spool.
+            content: Its bytes, or a durable file of the spool, which is linked, or
+                copied where the volume has no links.
+
+        Raises:
+            UnreadableObjectError: There is no such file to link.
+            SpoolFullError: The volume cannot take it; nothing was left behind.
+        """
+        target = self.absolute(path)
+        with _spool_errors(), _file_must_exist():
+            self._make_folder(target.parent)
+            draft = target.parent / f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+            try:
+                if isinstance(content, Path):
+                    _link(self.absolute(content), draft)
+                else:
+                    _write_synced(draft, (content,))
+                draft.replace(target)  # leaves a second link to one file as it is
+            finally:
+                with suppress(OSError):
+                    draft.unlink()
+            _sync_folder(target.parent)
+
+    def remove(self, paths: Iterable[Path]) -> int:
+        """Remove files for good; return how many there were.
+
+        Raises:
+            SpoolFullError: The volume fails; what was removed stays so.
+        """
+        folders = set()
+        removed = 0
+        with _spool_errors():
+            for target in map(self.absolute, paths):
+                with suppress(FileNotFoundError):
+                    target.unlink()
+                    folders.add(target.parent)
+                    removed += 1
+            for folder in folders:
+                _sync_folder(folder)
+        return removed
+
+    def written_at(self, path: Path) -> datetime | None:
+        """Return when a file was written, None when it is not there."""
+        try:
+            return _time(self.absolute(path).stat())
+        except FileNotFoundError:
+            return None
+
     def verify(self, relative: Path, sha256: str) -> None:
         """Make sure that a whole file has this digest; it is not read into memory.
 
@@ -279,6 +342,15 @@ def _write_synced(path: Path, parts: tuple[Bytes, ...]) -> os.stat_result:
                 view = view[file.write(view) :]
         os.fsync(handle)
         return os.fstat(handle)
+
+
+def _link(source: Path, draft: Path) -> None:
+    try:
+        draft.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in CANNOT_LINK:
+            raise
+        _write_synced(draft, (source.read_bytes(),))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     DUPLICATE_DIFFERS = "duplicate_differs"
     PATIENT_MISMATCH = "patient_mismatch"
     INCOMPLETE = "incomplete"
+    IMAGES_PURGED = "images_purged"
     NOT_BREAST_MR = "not_breast_mr"
     ANNOTATES_OTHER_STUDY = "annotates_other_study"
     UNREADABLE = "unreadable"

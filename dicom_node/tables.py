@@ -34,7 +34,8 @@ class StudyRow(Base):
 
     `revision` grows with each instance that may change the outcome; a claim is
     valid while `claim_token` is unchanged. `announced_at` is the time of the last
-    queue message, None when there is none.
+    queue message, None when there is none. `purge_begun_at` is set while files are
+    being removed, so that what a dead process began is finished.
     """
 
     __tablename__ = "study"
@@ -62,12 +63,15 @@ class StudyRow(Base):
     claim_token: Mapped[str | None] = mapped_column(ID)
     claimed_by: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    purge_begun_at: Mapped[datetime | None]
 
 
 class InstanceRow(Base):
     """One stored instance; `own` marks a report of ours that came back.
 
-    `accepted` says that a person took it although it names another patient.
+    `accepted` says that a person took it although it names another patient. Since
+    `purged_at` its file is gone, or about to be; the row stays, and the same object
+    is recognised when it comes again.
     """
 
     __tablename__ = "instance"
@@ -86,6 +90,7 @@ class InstanceRow(Base):
     received_at: Mapped[datetime]
     own: Mapped[bool]
     accepted: Mapped[bool]
+    purged_at: Mapped[datetime | None]
 
 
 class ConflictRow(Base):

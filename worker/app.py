@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_LIMIT_S: Final = 120.0
 EXAMINE_LIMIT_S: Final = 60.0
+PURGE_EVERY_S: Final = 600.0
+PURGE_LIMIT_S: Final = 300.0
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -40,6 +42,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.SWEEP: {"time_limit": SWEEP_LIMIT_S},
             queues.EXAMINE: {"time_limit": EXAMINE_LIMIT_S},
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
+            queues.PURGE: {"time_limit": PURGE_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -63,7 +66,12 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "schedule": settings.sweep_interval,
                 # A sweep that nobody took in time is replaced by the next one.
                 "options": {"expires": 2 * settings.sweep_interval.total_seconds()},
-            }
+            },
+            "purge": {
+                "task": queues.PURGE,
+                "schedule": PURGE_EVERY_S,
+                "options": {"expires": PURGE_EVERY_S},
+            },
         },
     )
     return app

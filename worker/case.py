@@ -1,7 +1,9 @@
 """The values of a case between the pipeline and the database; no torch here."""
 
+import hashlib
+import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +11,7 @@ from dicom_node.findings import (
     CaseFinding,
     Document,
     Laterality,
+    Selection,
     SlndResult,
     StageFinding,
 )
@@ -30,7 +33,9 @@ class SiteThreshold:
 class PriorResult:
     """The newest result of a case, and whether it must be computed anew.
 
-    `report` is the absolute path of its SR, which the next version points to.
+    `report` is the absolute path of its SR, which the next version points to. `kept`
+    is what was chosen then, on the slice that was kept; looked up when the images
+    were purged, None when the slice is gone too.
     """
 
     result_id: str
@@ -41,6 +46,20 @@ class PriorResult:
     nsln: StageFinding
     slnd: SlndResult | None
     report: Path | None
+    kept: Selection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptInput:
+    """What outlives the images: the encoded crop, and the slice at `slice_path`.
+
+    `slice_path` is absolute; `slice_sha256` covers its data set.
+    """
+
+    crop: bytes = field(repr=False)
+    crop_sha256: str
+    slice_path: Path
+    slice_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,15 @@ class AnalyzedCase:
     input_sha256: str
     supersedes: str | None
     timings: Timings
+    kept: KeptInput
+
+
+def input_sha256(
+    slice_sha256: str, frame: int, box: tuple[float, float, float, float]
+) -> str:
+    """Digest what the networks see: the slice's data set, the frame, the rectangle."""
+    seen = {"dataset": slice_sha256, "frame": frame, "box": box}
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
 def case_id(study_uid: str, side: Laterality) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import desc, func, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node import __version__
 from dicom_node.errors import NotFoundError
 from dicom_node.findings import (
     Laterality,
@@ -44,6 +45,11 @@ STAGE_COLUMNS: Final = (
     "weights_sha256",
     "preprocessing_sha256",
     "device",
+    "torch_version",
+    "cpu",
+    "threads",
+    "batch",
+    "code_version",
 )
 """Columns of `stage` that a StageFinding holds under the same name."""
 
@@ -87,6 +93,7 @@ class ResultRecord:
     discordant: bool
     roi: Roi
     source_sop_instance_uid: SopInstanceUid
+    source_frame: int
     phase: str
     laterality_derived: bool
     area_mm2: float
@@ -94,6 +101,7 @@ class ResultRecord:
     why: tuple[str, ...]
     input_sop_instance_uids: tuple[str, ...]
     input_sha256: str
+    code_version: str | None
     stages: tuple[StageFinding, ...]
     slnd: SlndResult | None
     timings: Timings
@@ -182,6 +190,7 @@ def _result_row(study_uid: StudyUid, analyzed: AnalyzedCase) -> ResultRow:
         why=list(chosen.why),
         input_sop_instance_uids=list(analyzed.input_sop_instance_uids),
         input_sha256=analyzed.input_sha256,
+        code_version=__version__,
         **{name: getattr(analyzed.timings, name) for name in TIMING_COLUMNS},
     )
 
@@ -256,6 +265,7 @@ def _record(
         discordant=row.discordant,
         roi=Roi(**{name: getattr(row, f"roi_{name}") for name in ROI_COLUMNS}),
         source_sop_instance_uid=SopInstanceUid(row.source_sop_instance_uid),
+        source_frame=row.source_frame,
         phase=row.phase,
         laterality_derived=row.laterality_derived,
         area_mm2=row.area_mm2,
@@ -263,6 +273,7 @@ def _record(
         why=tuple(row.why),
         input_sop_instance_uids=tuple(row.input_sop_instance_uids),
         input_sha256=row.input_sha256,
+        code_version=row.code_version,
         stages=tuple(sorted(stages, key=lambda stage: order.index(stage.stage))),
         slnd=slnd[row.slnd_id] if row.slnd_id is not None else None,
         timings=Timings(**{name: getattr(row, name) for name in TIMING_COLUMNS}),

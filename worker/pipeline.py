@@ -13,7 +13,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -35,13 +35,14 @@ from dicom_node.findings import (
     StageFinding,
     StageStatus,
 )
-from dicom_node.images import MrImage
-from dicom_node.kinds import catalogue
+from dicom_node.images import MrImage, StudyObjects
+from dicom_node.kinds import Catalogue, catalogue
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
+from dicom_node.roi import RoiReading
 from dicom_node.selection import DEFAULT_RULES, Rules
-from dicom_node.study import Reason, StoredInstance, StudyUid
-from worker import cam, gate, preprocess
+from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
+from worker import cam, computation, crops, gate, preprocess, recall
 from worker.cascade import (
     StageModel,
     is_discordant,
@@ -53,10 +54,12 @@ from worker.cascade import (
 from worker.case import (
     RESULTS,
     AnalyzedCase,
+    KeptInput,
     PriorResult,
     SiteThreshold,
     Timings,
     case_id,
+    input_sha256,
 )
 from worker.marked import read_marked
 from worker.quality import Fault
@@ -78,7 +81,8 @@ class StudyInput:
     `stored` has absolute paths, and includes documents of other studies that mark
     this one; `priors` and `slnd` are keyed by side. `rules` are the site's on the
     choice of a slice, `manual` the rectangles that a person set by hand. `waived` is
-    what a person accepted of the study as it stands.
+    what a person accepted of the study as it stands. `purged` has the digests of
+    images whose files are gone, `late` names what came after that.
     """
 
     study_uid: StudyUid
@@ -88,6 +92,8 @@ class StudyInput:
     rules: Rules = DEFAULT_RULES
     manual: tuple[Roi, ...] = ()
     waived: frozenset[Reason] = frozenset()
+    purged: Mapping[SopInstanceUid, str] = field(default_factory=dict)
+    late: frozenset[SopInstanceUid] = frozenset()
 
 
 def analyze(
@@ -106,27 +112,22 @@ def analyze(
     """
     started = time.perf_counter()
     objects, reading = read_marked(study.stored, study.manual, study.rules)
-    chosen = selection.select(
-        objects,
-        reading,
-        cascade.sln.manifest.preprocessing.phase,
-        study.rules,
-        study.waived,
+    chosen = _choose(
+        study, (objects, reading), cascade.sln.manifest.preprocessing.phase
     )
     select_ms = _since(started)
-    _demand_every_side(study, chosen)
-    digests = {stored.sop_instance_uid: stored.sha256 for stored in study.stored}
+    digests = {one.sop_instance_uid: one.sha256 for one in study.stored}
+    digests |= study.purged
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
     known = catalogue(objects.images)
     cases, faulty = [], []
     for one in chosen:
-        image = known.index[one.sop_instance_uid, one.frame]
         work = _Case(
             study=study,
             selection=one,
-            image=image,
-            before=dynamic.before_contrast(image, known),
-            input_sha256=_input_sha256(one, digests[one.sop_instance_uid]),
+            image=_image_of(one, known),
+            before=_before(one, known),
+            slice_sha256=digests[one.sop_instance_uid],
             carrier=carriers.get(one.roi.carrier_sop_instance_uid or ""),
             select_ms=select_ms,
         )
@@ -141,6 +142,29 @@ def analyze(
     if faulty:  # a person sees what is wrong with every side, then decides
         raise StudyHeldError(Reason.QUALITY, " ".join((*faulty, gate.HOW_TO_OVERRULE)))
     return tuple(cases)
+
+
+def _choose(
+    study: StudyInput, marked: tuple[StudyObjects, RoiReading], phase: str
+) -> tuple[Selection, ...]:
+    objects, reading = marked
+    if study.purged:
+        late = [ds for ds in objects.documents if ds.SOPInstanceUID in study.late]
+        return recall.selections(study.priors, study.slnd, late, phase)
+    chosen = selection.select(objects, reading, phase, study.rules, study.waived)
+    _demand_every_side(study, chosen)
+    return chosen
+
+
+def _image_of(chosen: Selection, known: Catalogue) -> MrImage:
+    """Return the analysed image; of a purged study the slice that was kept."""
+    image = known.index.get((chosen.sop_instance_uid, chosen.frame))
+    return image or images.read_frame(chosen.path, chosen.frame)
+
+
+def _before(chosen: Selection, known: Catalogue) -> MrImage | None:
+    image = known.index.get((chosen.sop_instance_uid, chosen.frame))
+    return None if image is None else dynamic.before_contrast(image, known)
 
 
 def _demand_every_side(study: StudyInput, chosen: Sequence[Selection]) -> None:
@@ -161,13 +185,18 @@ class _Case:
     selection: Selection
     image: MrImage
     before: MrImage | None
-    input_sha256: str
+    slice_sha256: str
     carrier: Dataset | None
     select_ms: float
 
     @property
     def sides_mm(self) -> tuple[float, float]:
         return gate.sides_mm(self.selection, self.image)
+
+    @property
+    def input_sha256(self) -> str:
+        one = self.selection
+        return input_sha256(self.slice_sha256, one.frame, one.roi.box)
 
     @property
     def prior(self) -> PriorResult | None:
@@ -224,6 +253,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
             report_ms=report_ms,
             total_ms=case.select_ms + _since(started),
         ),
+        kept=_kept(case, pixels),
     )
 
 
@@ -288,6 +318,7 @@ def _run_stage(
         weights_sha256=manifest.weights_sha256,
         preprocessing_sha256=manifest.preprocessing_sha256,
         device=_device_name(model.device),
+        **computation.describe(x),
         heat=cam.place(scored.cam, box, (rows, columns), manifest.preprocessing),
         heat_range=manifest.heat_range,
     )
@@ -340,10 +371,14 @@ def _documents(
     return (report, *captures)
 
 
-def _input_sha256(one: Selection, dataset_sha256: str) -> str:
-    """Digest what the networks see: the analysed bytes, the frame, the rectangle."""
-    seen = {"dataset": dataset_sha256, "frame": one.frame, "box": one.roi.box}
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+def _kept(case: _Case, pixels: NDArray[np.float32]) -> KeptInput:
+    crop = crops.encode(crops.cut(pixels, case.selection.roi.box))
+    return KeptInput(
+        crop=crop,
+        crop_sha256=hashlib.sha256(crop).hexdigest(),
+        slice_path=case.selection.path,
+        slice_sha256=case.slice_sha256,
+    )
 
 
 def _device_name(device: torch.device) -> str:

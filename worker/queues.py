@@ -11,6 +11,7 @@ EXAMINE: Final = "worker.tasks.completeness.examine"
 COUNT: Final = "worker.tasks.completeness.count"
 ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
+PURGE: Final = "worker.tasks.dispatch.purge"
 
 QUEUE_OF: Final = {
     SWEEP: DISPATCH,
@@ -18,4 +19,5 @@ QUEUE_OF: Final = {
     COUNT: DISPATCH,
     ANALYZE: ANALYSIS,
     DELIVER: DELIVERY,
+    PURGE: DISPATCH,
 }

@@ -28,6 +28,7 @@ class WorkerSettings(NodeSettings):
     `query` is the archive's query/retrieve AE, whose counts must agree with ours before
     a study is analysed; unset, nobody is asked. `complete_early` ends the wait for a
     study as soon as the rectangle and the phases that the model needs are there.
+    `retention_days` after its last object a study's images are purged; unset: never.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
@@ -47,6 +48,7 @@ class WorkerSettings(NodeSettings):
     query_timeout: timedelta = timedelta(seconds=10)
     complete_early: bool = True
     max_attempts: int = Field(default=3, ge=1)
+    retention_days: float | None = Field(default=None, gt=0)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
     roi_overlays: bool = False
@@ -71,6 +73,12 @@ class WorkerSettings(NodeSettings):
     def models(self) -> Path:
         """Folder of the models: NAME/VERSION/manifest.json."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def retention(self) -> timedelta | None:
+        """Age from which the images of a study are purged; None: they stay."""
+        days = self.retention_days
+        return None if days is None else timedelta(days=days)
 
     @property
     def lease(self) -> timedelta:

@@ -102,6 +102,7 @@ class ResultRow(Base):
     why: Mapped[list[str]]
     input_sop_instance_uids: Mapped[list[str]]
     input_sha256: Mapped[str] = mapped_column(SHA256)
+    code_version: Mapped[str | None]
 
     select_ms: Mapped[float]
     decode_ms: Mapped[float]
@@ -137,6 +138,29 @@ class StageRow(Base):
     weights_sha256: Mapped[str | None] = mapped_column(SHA256)
     preprocessing_sha256: Mapped[str | None] = mapped_column(SHA256)
     device: Mapped[str | None]
+    torch_version: Mapped[str | None]
+    cpu: Mapped[str | None]
+    threads: Mapped[int | None]
+    batch: Mapped[str | None]
+    code_version: Mapped[str | None]
+
+
+class KeptRow(Base):
+    """What outlives the images of a result; its files lie in the spool by digest.
+
+    `crop_sha256` is null for results from before crops were kept. After
+    `released_at` nothing is kept for this result any more.
+    """
+
+    __tablename__ = "kept"
+
+    result_id: Mapped[str] = mapped_column(
+        ForeignKey("result.result_id"), primary_key=True
+    )
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"), index=True)
+    crop_sha256: Mapped[str | None] = mapped_column(SHA256, index=True)
+    slice_sha256: Mapped[str] = mapped_column(SHA256, index=True)
+    released_at: Mapped[datetime | None]
 
 
 class ActivationRow(Base):

@@ -1,22 +1,24 @@
 """A ledger, a spool and both models, as one process of the worker has them."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
 from pydicom import Dataset
+from pynetdicom.dsutils import encode
 
 from dicom_node import db, ledger, schema
 from dicom_node.db import now
+from dicom_node.intake import Intake, StoreRequest
 from dicom_node.ledger import QuietPeriods
 from dicom_node.report.device import Device
 from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
-from dicom_node.study import Peer, ReceivedInstance, SopInstanceUid, StudyUid
+from dicom_node.study import Peer, ReceivedInstance, StudyUid
 from tests import dicom_objects
 from worker import models as model_store
 from worker import outcomes, weights
@@ -36,7 +38,6 @@ class Bench:
     """One site under test, and a hand to put studies into it."""
 
     site: Site
-    received: int = 0
     sent: list[tuple[str, list[str]]] = field(default_factory=list)
     backlog: int = 0
     quiet: QuietPeriods = QUIET
@@ -53,27 +54,25 @@ class Bench:
         return arrivals[0].study_uid
 
     def _store(self, dataset: Dataset) -> ReceivedInstance:
-        self.received += 1
-        relative = Path("instances") / f"{self.received:04}.dcm"
-        path = self.site.spool.absolute(relative)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(path, enforce_file_format=True)
-        content = path.read_bytes()
-        return ReceivedInstance(
-            study_uid=StudyUid(dataset.StudyInstanceUID),
-            series_uid=dataset.SeriesInstanceUID,
-            sop_instance_uid=SopInstanceUid(dataset.SOPInstanceUID),
-            sop_class_uid=dataset.SOPClassUID,
-            transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
-            path=relative,
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            patient_key=ledger.patient_key(
-                patient_secret(self.site.settings), dataset.PatientID
-            ),
-            calling_ae="PACS",
-            received_at=now(),
+        syntax = dataset.file_meta.TransferSyntaxUID
+        encoded = encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian)
+        kept = self.intake.keep(
+            StoreRequest(
+                sop_class_uid=dataset.SOPClassUID,
+                sop_instance_uid=dataset.SOPInstanceUID,
+                transfer_syntax_uid=syntax,
+                calling_ae="PACS",
+                dataset=BytesIO(encoded),
+            )
         )
+        assert isinstance(kept, ReceivedInstance)
+        return kept
+
+    @property
+    def intake(self) -> Intake:
+        """What the listener keeps objects with."""
+        secret = patient_secret(self.site.settings)
+        return Intake(self.site.spool, secret, 1, 2**30)
 
     def queue(self, uid: StudyUid) -> None:
         """Complete a study by hand."""
@@ -98,10 +97,19 @@ class Bench:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, quick_models: Path) -> WorkerSettings:
+def database_url() -> str | None:
+    """None is SQLite in the data folder; a module may name another database."""
+    return None
+
+
+@pytest.fixture
+def settings(
+    tmp_path: Path, quick_models: Path, database_url: str | None
+) -> WorkerSettings:
     return load(
         WorkerSettings,
         data_dir=tmp_path / "site",
+        database_url=database_url,
         models_dir=quick_models,
         pacs=(PACS,),
     )
@@ -111,6 +119,7 @@ def settings(tmp_path: Path, quick_models: Path) -> WorkerSettings:
 def bench(settings: WorkerSettings) -> Iterator[Bench]:
     schema.upgrade(settings.database)
     engine = db.connect(settings.database)
+    settings.spool.mkdir(parents=True)  # as the listener does
     site = Site(db.writing(engine), Spool(settings.spool), settings, DEVICE)
     yield Bench(site)
     engine.dispose()

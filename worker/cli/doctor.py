@@ -19,7 +19,7 @@ from dicom_node.db import now
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.study import Peer
-from worker import models, outcomes
+from worker import keeping, models, outcomes
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
@@ -118,6 +118,19 @@ def _disk(site: Site) -> str:
     return f"{free / GIB:.1f} GiB free"
 
 
+def _kept(site: Site) -> str:
+    """Look for what stage II and replay will need and nobody released."""
+    with site.reading() as session:
+        lacking = keeping.missing(session, site.spool)
+    if lacking:
+        raise NodeError(
+            f"crop or slice of {len(lacking)} result(s) is missing, first of "
+            f"{lacking[0].result_id}: restore the spool's folder `kept` from a backup, "
+            "or send the study again and run `sentinode studies reprocess`"
+        )
+    return "crop and slice of every result are there"
+
+
 def _listener(site: Site) -> str:
     peer = site.settings.listener
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
@@ -170,6 +183,7 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("model digest", _model, site)
     yield _run("quality gate", _quality, site)
     yield _run("disk", _disk, site)
+    yield _run("kept files", _kept, site)
     yield _run("listener", _listener, site)
     for peer in site.settings.pacs:
         yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)

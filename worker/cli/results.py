@@ -10,7 +10,7 @@ from dicom_node import ledger, outbox
 from dicom_node.findings import Proportion, StageFinding
 from dicom_node.outbox import DocumentRecord
 from dicom_node.study import StudyUid, is_valid_uid
-from worker import outcomes
+from worker import keeping, outcomes
 from worker.cli.context import (
     Site,
     json_option,
@@ -19,12 +19,17 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
+from worker.cli.replay import command as replay
+from worker.keeping import KeptRecord
 from worker.outcomes import ResultRecord
 
 
 @click.group("results")
 def command() -> None:
     """What the models said of each case. RESEARCH USE ONLY, not a diagnosis."""
+
+
+command.add_command(replay)
 
 
 def proportion(rate: Proportion | None) -> dict[str, Any] | None:
@@ -53,7 +58,13 @@ def _stage(stage: StageFinding) -> dict[str, Any]:
         "dataset": stage.dataset,
         "model": stage.model,
         "weights_sha256": stage.weights_sha256,
+        "preprocessing_sha256": stage.preprocessing_sha256,
         "device": stage.device,
+        "torch_version": stage.torch_version,
+        "cpu": stage.cpu,
+        "threads": stage.threads,
+        "batch": stage.batch,
+        "code_version": stage.code_version,
     }
 
 
@@ -93,6 +104,7 @@ def as_document(
             "sha256": record.input_sha256,
             "preprocessing_sha256": preprocessing,
         },
+        "code_version": record.code_version,
         "documents": [
             {
                 "kind": one.kind,
@@ -110,11 +122,23 @@ def as_document(
     }
 
 
+def kept_of(kept: KeptRecord | None) -> dict[str, Any] | None:
+    """Return what is kept of a result, as `--json` prints it."""
+    if kept is None:
+        return None
+    return {
+        "crop_sha256": kept.crop_sha256,
+        "slice_sha256": kept.slice_sha256,
+        "released_at": kept.released_at and rfc3339(kept.released_at),
+    }
+
+
 def _documents(
     session: Session, records: Sequence[ResultRecord]
 ) -> list[dict[str, Any]]:
     return [
         as_document(record, outbox.documents(session, record.result_id))
+        | {"kept": kept_of(keeping.of(session, record.result_id))}
         for record in records
     ]
 
@@ -195,7 +219,8 @@ def _print(one: dict[str, Any]) -> None:
             ("discordant", "yes" if one["discordant"] else "no"),
             ("supersedes", one["supersedes"]),
             ("superseded by", one["superseded_by"]),
-            ("created", one["created_at"]),
+            ("created", f"{one['created_at']}, by Sentinode {one['code_version']}"),
+            ("kept", _kept_line(one["kept"])),
             *((doc["kind"], doc["sop_instance_uid"]) for doc in one["documents"]),
             (
                 "milliseconds",
@@ -203,6 +228,15 @@ def _print(one: dict[str, Any]) -> None:
             ),
         ],
     )
+
+
+def _kept_line(kept: dict[str, Any] | None) -> str:
+    """Say whether a result can be computed again without its images."""
+    if kept is None:
+        return "nothing"
+    if kept["released_at"]:
+        return f"nothing since {kept['released_at']}"
+    return "crop and slice" if kept["crop_sha256"] else "slice"
 
 
 def _stage_rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
@@ -222,6 +256,7 @@ def _stage_rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{name} specificity", _rate(stage["specificity"])),
         (f"{name} data set", stage["dataset"]),
         (f"{name} model", f"{stage['model']} on {stage['device']}"),
+        (f"{name} computed", f"torch {stage['torch_version']}, {stage['cpu']}"),
         (f"{name} weights", stage["weights_sha256"]),
     ]
 

@@ -8,13 +8,13 @@ import click
 from pydicom import Dataset
 from sqlalchemy.orm import Session
 
-from dicom_node import images, ledger
+from dicom_node import images, kept, ledger
 from dicom_node.db import now
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
 from dicom_node.study import Reason, StudyState, StudyUid
-from worker import outcomes
+from worker import keeping, outcomes
 from worker.cli.context import (
     Site,
     json_option,
@@ -24,6 +24,9 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
+from worker.cli.purge import command as purge
+from worker.cli.purge import kept_of, purged_of
+from worker.keeping import KeptRecord
 from worker.outcomes import CaseRecord, ResultRecord
 
 
@@ -31,6 +34,8 @@ from worker.outcomes import CaseRecord, ResultRecord
 def command() -> None:
     """Find studies, see why they stand where they stand, move them on."""
 
+
+command.add_command(purge)
 
 phi_option = click.option(
     "--phi", is_flag=True, help="Show the patient's name and ID, read from the files."
@@ -89,14 +94,18 @@ def _case(case: CaseRecord) -> dict[str, Any]:
     }
 
 
-def _whole(session: Session, record: StudyRecord) -> dict[str, Any]:
+def _whole(session: Session, spool: Spool, record: StudyRecord) -> dict[str, Any]:
     """Return a study as `show --json` prints it; the keys are a contract."""
-    cases = [_case(one) for one in outcomes.cases(session, record.study_uid)]
+    cases = [
+        _case(one) | {"kept": kept_of(session, spool, one.newest.result_id)}
+        for one in outcomes.cases(session, record.study_uid)
+    ]
     only = cases[0] if len(cases) == 1 else None
     return _head(record) | {
         "roi": only["roi"] if only else None,
         "selection": only["selection"] if only else None,
         "cases": cases,
+        "purged": purged_of(session, record.study_uid),
         "events": [
             {"at": rfc3339(one.at), "what": one.what, "detail": one.detail}
             for one in ledger.events(session, record.study_uid)
@@ -107,14 +116,20 @@ def _whole(session: Session, record: StudyRecord) -> dict[str, Any]:
 def _identity(session: Session, spool: Spool, uid: StudyUid) -> dict[str, str]:
     """Read who the patient is from a stored file; the database does not know."""
     header = Dataset()
-    for stored in ledger.instances(session, uid):
-        with suppress(UnreadableObjectError):
-            header = images.read_header(spool.absolute(stored.path))
+    files = [one.path for one in ledger.instances(session, uid)]
+    files += [kept.slice_path(one.slice_sha256) for one in _slices(session, uid)]
+    for path in files:
+        with suppress(UnreadableObjectError, FileNotFoundError):
+            header = images.read_header(spool.absolute(path))
             break
     return {
         "patient_name": str(header.get("PatientName", "")),
         "patient_id": str(header.get("PatientID", "")),
     }
+
+
+def _slices(session: Session, uid: StudyUid) -> Sequence[KeptRecord]:
+    return tuple(keeping.of_study(session, uid).values())
 
 
 @command.command("list")
@@ -130,7 +145,7 @@ def list_studies(
     with site.reading() as session:
         found = ledger.studies(session, StudyState(state) if state else None, limit)
         rows = [
-            (_whole(session, one) if as_json else _head(one))
+            (_whole(session, site.spool, one) if as_json else _head(one))
             | (_identity(session, site.spool, one.study_uid) if phi else {})
             for one in found
         ]
@@ -151,7 +166,7 @@ def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
     """Show one study: its state, its rectangle, every reason, its history."""
     with site.reading() as session:
         record = ledger.study(session, StudyUid(uid))
-        whole = _whole(session, record)
+        whole = _whole(session, site.spool, record)
         if phi:
             whole |= _identity(session, site.spool, record.study_uid)
     if as_json:
@@ -162,6 +177,8 @@ def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
         for key in whole
         if key not in {"cases", "events", "roi", "selection"}
     }
+    if head["purged"]:
+        head["purged"] = f"{head['purged']['images']} images, {head['purged']['at']}"
     print_table(f"Study {uid}", ("", ""), list(head.items()))
     for case in whole["cases"]:
         _print_case(case)
@@ -191,6 +208,7 @@ def _print_case(case: dict[str, Any]) -> None:
             ("analysed on", f"{selection['sop_instance_uid']}, {selection['phase']}"),
             *(("why", sentence) for sentence in selection["why"]),
             *(("result", result_id) for result_id in case["results"]),
+            ("kept", ", ".join(n for n, there in case["kept"].items() if there)),
         ],
     )
 

@@ -10,15 +10,15 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-import torch
 from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
 
-from dicom_node import db, ledger, outbox, references
+from dicom_node import db, ledger, outbox, purge, references
 from dicom_node.db import Sessions, now
 from dicom_node.errors import (
     ModelIntegrityError,
@@ -33,12 +33,28 @@ from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
 from dicom_node.spool import Spool
-from dicom_node.study import Reason, StoredInstance, StudyState, StudyUid
+from dicom_node.study import (
+    Reason,
+    SopInstanceUid,
+    StoredInstance,
+    StudyState,
+    StudyUid,
+)
 from worker import app as messages
-from worker import models, outcomes, pipeline, queues, runtime
+from worker import (
+    computation,
+    keeping,
+    models,
+    outcomes,
+    pipeline,
+    queues,
+    retention,
+    runtime,
+)
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
+from worker.retention import Store
 from worker.rules import site_rules
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
@@ -124,6 +140,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
     documents = [one.stored for one in claim.foreign]
     stored = _absolute((*claim.instances, *documents), site.spool)
     with site.sessions() as session:
+        gone = purge.purged(session, claim.study_uid)
         cases = outcomes.cases(session, claim.study_uid)
         reports = {
             case.newest.result_id: outbox.documents(session, case.newest.result_id)
@@ -134,7 +151,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    return StudyInput(
+    study = StudyInput(
         claim.study_uid,
         stored,
         priors,
@@ -142,6 +159,22 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         rules=site_rules(site.settings),
         manual=claim.manual,
         waived=claim.waived,
+    )
+    if gone is None:
+        return study
+    store = Store(site.sessions, site.spool)
+    return replace(
+        study,
+        priors=retention.with_kept_slices(store, cases, priors),
+        purged=gone.digests,
+        late=gone.late | _foreign_since(claim, gone.at),
+    )
+
+
+def _foreign_since(claim: Claim, at: datetime) -> frozenset[SopInstanceUid]:
+    """Return the documents of other studies that came after a time."""
+    return frozenset(
+        one.stored.sop_instance_uid for one in claim.foreign if one.received_at > at
     )
 
 
@@ -178,6 +211,8 @@ def _record(
         ]
         for case in analyzed
     }
+    for case in analyzed:
+        keeping.write(site.spool, case.kept)
     with site.sessions.begin() as session:
         detail = _summary(analyzed)
         if not ledger.finish(session, claim, StudyState.ANALYZED, now(), detail=detail):
@@ -185,6 +220,8 @@ def _record(
             return ()
         for case in analyzed:
             outcomes.record(session, claim.study_uid, case)
+            digests = (case.kept.crop_sha256, case.kept.slice_sha256)
+            keeping.record(session, case.finding.result_id, claim.study_uid, digests)
             outbox.enqueue(
                 session,
                 claim.study_uid,
@@ -195,6 +232,9 @@ def _record(
             )
         if outcomes.slnd_results(session, claim.study_uid) != study.slnd:
             ledger.requeue(session, claim.study_uid, now(), "an SLND result came")
+        elif analyzed and study.late:
+            why = "what came after the purge is still to be looked at"
+            ledger.requeue(session, claim.study_uid, now(), why)
     log.info("study analyzed", extra=_of(claim) | {"results": len(analyzed)})
     return tuple(frozen)
 
@@ -257,8 +297,7 @@ def _cascade() -> LoadedCascade:
     """Build this process's cascade; called after the fork only."""
     process = current_process()
     device = choose_device(runtime.settings().device, getattr(process, "index", 0))
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # processes scale, OpenMP threads thrash
+    computation.settle(device)
     return LoadedCascade(runtime.settings().models, device)
 
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
-from worker import queues, runtime
+from worker import queues, retention, runtime
+from worker.retention import Store
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,13 @@ def run_sweep() -> None:
     """Run `sweep` with this process's database and broker."""
     broker = Broker(current_app.send_task, _waiting)
     sweep(runtime.sessions(), broker, runtime.settings(), now())
+
+
+@shared_task(name=queues.PURGE, ignore_result=True)
+def run_purge() -> None:
+    """Purge what is older than the site's retention; finish what was begun."""
+    store = Store(runtime.sessions(), runtime.spool())
+    retention.sweep(store, runtime.settings().retention, now())
 
 
 def _waiting(queue: str) -> int:
