@@ -6,7 +6,7 @@ compare-and-set, so they may be tried twice, by two processes, or too late. The
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, CursorResult, Update, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.arrivals import (
+    CONTRADICTIONS,
     Association,
     Conflict,
     accept_contradiction,
@@ -46,12 +47,14 @@ from dicom_node.study import (
 from dicom_node.tables import EventRow, InstanceRow, StudyRow
 
 __all__ = [
+    "CONTRADICTIONS",
     "Association",
     "Claim",
     "Conflict",
     "QuietPeriods",
     "StudyEvent",
     "StudyRecord",
+    "add_event",
     "announced",
     "carries",
     "claim",
@@ -66,6 +69,8 @@ __all__ = [
     "instance",
     "instances",
     "issuer_key",
+    "lock",
+    "of_patients",
     "open_association",
     "paths",
     "patient_key",
@@ -378,6 +383,25 @@ def study(session: Session, uid: StudyUid) -> StudyRecord:
         StudyNotFoundError: There is no such study.
     """
     return _record(_found(session, uid))
+
+
+def lock(session: Session, uid: StudyUid) -> StudyRecord:
+    """Return one study, which nobody else moves on before this transaction ends.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    return _record(_locked(session, uid))
+
+
+def of_patients(session: Session, keys: Collection[str]) -> list[StudyRecord]:
+    """Return the studies whose patient has one of these keyed hashes."""
+    found = session.scalars(
+        select(StudyRow)
+        .where(StudyRow.patient_key.in_(keys))
+        .order_by(StudyRow.study_uid)
+    )
+    return [_record(row) for row in found]
 
 
 def events(session: Session, uid: StudyUid) -> list[StudyEvent]:

@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class AnalyzedCase:
-    """A new version of a case: what was found, and the objects that say so."""
+    """A new version of a case: what was found, and the objects that say so.
+
+    `studied_on` is the day of the MRI by its header, None when that has none.
+    """
 
     case_id: str
     finding: CaseFinding
@@ -65,6 +69,7 @@ class AnalyzedCase:
     input_sha256: str
     supersedes: str | None
     timings: Timings
+    studied_on: date | None = None
 
 
 def case_id(study_uid: str, side: Laterality) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node import images, roi, selection
+from dicom_node.attributes import study_day
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     CaseFinding,
@@ -32,6 +33,7 @@ from dicom_node.findings import (
     Stage,
     StageFinding,
     StageStatus,
+    StageTwo,
 )
 from dicom_node.report import sc, sr
 from dicom_node.report.device import Device
@@ -44,6 +46,7 @@ from worker.cascade import (
     risk_of,
     score,
     stage_two_status,
+    standing,
 )
 from worker.case import (
     RESULTS,
@@ -68,13 +71,15 @@ class Cascade:
 class StudyInput:
     """Everything that an analysis may depend on.
 
-    `stored` has absolute paths; `priors` and `slnd` are keyed by side.
+    `stored` has absolute paths; `priors` and `slnd` are keyed by side. `stage_two` is
+    the site's policy.
     """
 
     study_uid: StudyUid
     stored: Sequence[StoredInstance]
     priors: Mapping[Laterality, PriorResult]
     slnd: Mapping[Laterality, SlndResult]
+    stage_two: StageTwo = StageTwo.ON_SLND
 
 
 def analyze(
@@ -186,6 +191,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
             report_ms=report_ms,
             total_ms=case.select_ms + _since(started),
         ),
+        studied_on=study_day(header),
     )
 
 
@@ -195,12 +201,13 @@ def _run_stages(
     """Run what has to run; an earlier finding of the same input stays as it was."""
     prior = case.reusable
     sln = prior.sln if prior else _run_stage(case, pixels, cascade.sln, cascade)
-    status = stage_two_status(_risk(sln), case.slnd.result if case.slnd else None)
-    if status is not StageStatus.DONE:
+    slnd = case.slnd.result if case.slnd else None
+    status = stage_two_status(_risk(sln), slnd, case.study.stage_two)
+    if status not in {StageStatus.DONE, StageStatus.CONDITIONAL}:
         return sln, StageFinding(Stage.NSLN, status)
-    if prior and prior.nsln.status is StageStatus.DONE:
-        return sln, prior.nsln
-    return sln, _run_stage(case, pixels, cascade.nsln, cascade)
+    if prior and prior.nsln.probability is not None:
+        return sln, standing(prior.nsln, status)
+    return sln, standing(_run_stage(case, pixels, cascade.nsln, cascade), status)
 
 
 def _run_stage(

@@ -116,7 +116,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         case.laterality: _prior(case, reports[case.newest.result_id], site.spool)
         for case in cases
     }
-    return StudyInput(claim.study_uid, stored, priors, slnd)
+    return StudyInput(claim.study_uid, stored, priors, slnd, site.settings.stage_two)
 
 
 def _prior(

@@ -11,7 +11,7 @@ from kombu import Queue
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
-from worker import queues, runtime
+from worker import parking, queues, runtime
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,10 @@ def sweep(
         }
         studies = ledger.unannounced(session, at, patience[queues.ANALYSIS], BATCH)
         deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
+        waiting = parking.due(session, at)
+    for parked_id in waiting:  # each alone: it locks the study that it belongs to
+        with sessions.begin() as session:
+            parking.retry(session, parked_id, settings.slnd_window, at)
     if not studies and not deliveries:
         return 0
     for uid in studies:
