@@ -18,10 +18,11 @@ def message(
 ) -> bytes:
     """An ORU with the name and birth date that no log may hold."""
     charset = header.get("charset", "UNICODE UTF-8")
+    version = header.get("version", "2.5.1")
     msh = (
         f"MSH|^~\\&|{header.get('application', 'LIS')}|HOSP|SENTINODE|RAD|"
         f"{header.get('at', '20260401120000')}||{kind}|{control_id}|"
-        f"{header.get('processing', 'P')}|{header.get('version', '2.5.1')}||||||{charset}"
+        f"{header.get('processing', 'P')}|{version}||||||{charset}"
     )
     pid = f"PID|1||{patient}^^^{AUTHORITY}^MR~99^^^OTHER||Marker^Patient||19700203|F"
     text = "\r".join([msh, pid, *orders]) + "\r"
