@@ -4,7 +4,6 @@ Callers own the transaction. A row holds keyed hashes, side, result and dates; i
 no patient and quotes no message.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
@@ -57,12 +56,7 @@ class ParkedRecord:
     """A parked result as people and scripts see it."""
 
     parked_id: int
-    side: Laterality | None
-    result: Slnd | None
-    deposit: Deposit | None
-    performed_on: date | None
-    correction: bool
-    source: str
+    arrived: Arrived
     state: ParkedState
     reason: ParkReason
     detail: str
@@ -71,8 +65,6 @@ class ParkedRecord:
     ended_at: datetime | None
     ended_by: str | None
     slnd_id: int | None
-    message_id: int | None
-    patients: tuple[PatientKeys, ...]
 
 
 def park(
@@ -161,7 +153,7 @@ def retry(
         return None
     row.tried_at = at
     try:
-        recorded = take(session, _arrived(row, _patients(session, row)), window, at)
+        recorded = take(session, _arrived(session, row), window, at)
     except SlndRefusedError as refusal:
         row.reason, row.detail = refusal.reason, str(refusal)
         return None
@@ -239,18 +231,16 @@ def _waiting(session: Session, parked_id: int) -> ParkedRow:
     return row
 
 
-def _patients(session: Session, row: ParkedRow) -> tuple[PatientKeys, ...]:
-    found: Sequence[ParkedPatientRow] = session.scalars(
+def _arrived(session: Session, row: ParkedRow) -> Arrived:
+    patients = session.scalars(
         select(ParkedPatientRow)
         .where(ParkedPatientRow.parked_id == row.parked_id)
         .order_by(ParkedPatientRow.parked_patient_id)
-    ).all()
-    return tuple(PatientKeys(one.patient_key, tuple(one.issuer_keys)) for one in found)
-
-
-def _arrived(row: ParkedRow, patients: tuple[PatientKeys, ...]) -> Arrived:
+    )
     return Arrived(
-        patients=patients,
+        patients=tuple(
+            PatientKeys(one.patient_key, tuple(one.issuer_keys)) for one in patients
+        ),
         side=row.laterality,
         result=row.result,
         deposit=row.deposit,
@@ -264,12 +254,7 @@ def _arrived(row: ParkedRow, patients: tuple[PatientKeys, ...]) -> Arrived:
 def _record(session: Session, row: ParkedRow) -> ParkedRecord:
     return ParkedRecord(
         parked_id=row.parked_id,
-        side=row.laterality,
-        result=row.result,
-        deposit=row.deposit,
-        performed_on=row.performed_on,
-        correction=row.correction,
-        source=row.source,
+        arrived=_arrived(session, row),
         state=row.state,
         reason=row.reason,
         detail=row.detail,
@@ -278,6 +263,4 @@ def _record(session: Session, row: ParkedRow) -> ParkedRecord:
         ended_at=row.ended_at,
         ended_by=row.ended_by,
         slnd_id=row.slnd_id,
-        message_id=row.message_id,
-        patients=_patients(session, row),
     )

@@ -1,5 +1,6 @@
 """`python -m worker.hl7` as a process of its own, with real MLLP clients."""
 
+import contextlib
 import os
 import signal
 import ssl
@@ -172,6 +173,19 @@ def test_a_message_that_does_not_end_closes_the_connection(plain):
 
     assert closed == b""
     assert time.monotonic() - started < 10
+
+
+def test_it_stops_although_callers_stay_connected(tmp_path):
+    with contextlib.ExitStack() as callers:
+        with listening(tmp_path) as (port, *_):
+            idle, half = (callers.enter_context(calling(port)) for _ in range(2))
+            first = code(exchange(idle, message(order())))
+            half.sendall(VT + b"MSH|")
+            started = time.monotonic()
+        took = time.monotonic() - started
+
+    assert first == "AA"
+    assert took < 8
 
 
 def test_no_log_line_names_the_patient_or_quotes_the_message(plain):

@@ -5,17 +5,15 @@ from datetime import date, timedelta
 
 import pytest
 
-from dicom_node import db, ledger, vocabulary
+from dicom_node import db, ledger
 from dicom_node.db import now
 from dicom_node.findings import Deposit, Laterality, Slnd, SlndResult
-from dicom_node.settings import patient_secret
 from dicom_node.study import StudyState, StudyUid
 from tests import dicom_objects
-from tests.pathology_messages import code, fields, message, order
-from worker import inbox as inboxes
-from worker import outcomes, parking
+from tests.pathology_messages import code, fields, order
+from tests.pathology_site import history, parked, patient_of, said, send
+from worker import outcomes
 from worker import slnd as rules
-from worker.inbox import Inbox
 from worker.parking import RETRY_AFTER
 from worker.slnd import Change, Provenance, SlndRefusedError
 from worker.tables import MessageRow
@@ -25,7 +23,6 @@ from worker.tasks.dispatch import sweep
 L, R = Laterality.LEFT, Laterality.RIGHT
 MRI = date(2026, 3, 4)
 BY = Provenance("tester", correction=False)
-WINDOW = timedelta(days=180)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -42,28 +39,6 @@ def settings(settings, database_url):
     return settings.model_copy(update={"database_url": database_url})
 
 
-@pytest.fixture
-def study(bench, slices, mark, source):
-    """An analysed study with one case, the left one."""
-    uid = bench.receive(*slices, mark)
-    bench.queue(uid)
-    analyze(uid, bench.site, source)
-    return uid
-
-
-@pytest.fixture
-def box(bench):
-    return Inbox(
-        sessions=bench.sessions,
-        secret=patient_secret(bench.site.settings),
-        vocabulary=vocabulary.default(),
-        window=WINDOW,
-        issuers={},
-        processing_id="P",
-        max_bytes=65536,
-    )
-
-
 def result(what: Slnd, **changes) -> SlndResult:
     return replace(SlndResult(what, None, None, "desk", now()), **changes)
 
@@ -71,29 +46,6 @@ def result(what: Slnd, **changes) -> SlndResult:
 def record(bench, uid, what, how=BY, side=L, **changes):
     with bench.sessions.begin() as session:
         return rules.record(session, uid, side, result(what, **changes), how)
-
-
-def history(bench, uid):
-    with bench.sessions() as session:
-        return [one.slnd.result for one in outcomes.slnd_history(session, uid)]
-
-
-def said(bench, uid):
-    with bench.sessions() as session:
-        return [one.detail for one in ledger.events(session, uid) if one.what == "slnd"]
-
-
-def parked(bench):
-    with bench.sessions() as session:
-        return parking.parked(session, waiting_only=True)
-
-
-def patient_of(slices) -> str:
-    return str(slices[0].PatientID)
-
-
-def send(box, *orders, **changes) -> bytes:
-    return inboxes.receive(box, message(*orders, **changes))
 
 
 def text(answer: bytes) -> str:

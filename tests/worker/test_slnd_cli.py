@@ -1,66 +1,13 @@
 """`sentinode slnd` by hand and from a file, on one site."""
 
 import json
-from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
 
-from dicom_node import ledger, vocabulary
-from dicom_node.settings import patient_secret
-from tests.pathology_messages import message, order
-from worker import inbox as inboxes
-from worker import outcomes, parking
+from tests.pathology_messages import order
+from tests.pathology_site import history, parked, patient_of, said, send
 from worker.cli import main
-from worker.inbox import Inbox
-from worker.tasks.analysis import analyze
-
-WINDOW = timedelta(days=180)
-
-
-@pytest.fixture
-def study(bench, slices, mark, source):
-    """An analysed study with one case, the left one."""
-    uid = bench.receive(*slices, mark)
-    bench.queue(uid)
-    analyze(uid, bench.site, source)
-    return uid
-
-
-@pytest.fixture
-def box(bench):
-    return Inbox(
-        sessions=bench.sessions,
-        secret=patient_secret(bench.site.settings),
-        vocabulary=vocabulary.default(),
-        window=WINDOW,
-        issuers={},
-        processing_id="P",
-        max_bytes=65536,
-    )
-
-
-def history(bench, uid):
-    with bench.sessions() as session:
-        return [one.slnd.result for one in outcomes.slnd_history(session, uid)]
-
-
-def said(bench, uid):
-    with bench.sessions() as session:
-        return [one.detail for one in ledger.events(session, uid) if one.what == "slnd"]
-
-
-def parked(bench):
-    with bench.sessions() as session:
-        return parking.parked(session, waiting_only=True)
-
-
-def patient_of(slices) -> str:
-    return str(slices[0].PatientID)
-
-
-def send(box, *orders, **changes) -> bytes:
-    return inboxes.receive(box, message(*orders, **changes))
 
 
 @pytest.fixture

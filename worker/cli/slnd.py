@@ -245,19 +245,20 @@ def _recorded_row(one: outcomes.SlndRecord) -> dict[str, Any]:
 
 
 def _parked_row(one: ParkedRecord) -> dict[str, Any]:
+    came = one.arrived
     return {
         "state": one.state,
         "slnd_id": one.slnd_id,
         "parked_id": one.parked_id,
         "study_uid": None,
-        "laterality": one.side,
-        "result": one.result,
-        "deposit": one.deposit,
-        "performed_on": one.performed_on,
-        "correction": one.correction,
+        "laterality": came.side,
+        "result": came.result,
+        "deposit": came.deposit,
+        "performed_on": came.performed_on,
+        "correction": came.correction,
         "reason": one.reason,
         "detail": one.detail,
-        "source": one.source,
+        "source": came.source,
         "at": rfc3339(one.received_at),
         "by": one.ended_by,
     }
@@ -300,19 +301,20 @@ def resolve(  # noqa: PLR0913 - one argument for each option
         parked = parking.parked_one(session, parked_id)
         if parked.state is not ParkedState.PARKED:
             raise StateError(f"the result {parked_id} is {parked.state} already")
+        came = parked.arrived
         study = _study_of(session, parked, uid)
         chosen = _chosen(parked, side)
         said = (
-            result or _known(parked.result, "--result"),
-            deposit or (None if result else parked.deposit),
+            result or _known(came.result, "--result"),
+            deposit or (None if result else came.deposit),
         )
-        day = performed_on.date() if performed_on else parked.performed_on
-        slnd = _result(site, said, day, parked.source)
+        day = performed_on.date() if performed_on else came.performed_on
+        slnd = _result(site, said, day, came.source)
         shown = _preview(session, study, chosen, slnd)
     if not yes:
         _show(shown)
         click.confirm("Record this result?", abort=True, err=True)
-    how = Provenance(operator(), correction=True, message_id=parked.message_id)
+    how = Provenance(operator(), correction=True, message_id=came.message_id)
     with site.writing.begin() as session:
         recorded = rules.record(session, study.study_uid, chosen, slnd, how)
         parking.resolve(session, parked_id, recorded, operator(), now())
@@ -321,7 +323,7 @@ def resolve(  # noqa: PLR0913 - one argument for each option
 
 
 def _chosen(parked: ParkedRecord, side: str | None) -> Laterality:
-    return Laterality(side or _known(parked.side, "--side"))
+    return Laterality(side or _known(parked.arrived.side, "--side"))
 
 
 def _known(value: str | None, option: str) -> str:
@@ -332,7 +334,7 @@ def _known(value: str | None, option: str) -> str:
 
 def _study_of(session: Session, parked: ParkedRecord, uid: str | None) -> StudyRecord:
     """Return the study that a person names, or the only one of the patient."""
-    found = rules.studies_of(session, parked.patients)
+    found = rules.studies_of(session, parked.arrived.patients)
     if uid is not None:
         named = ledger.study(session, StudyUid(uid))
         if named.study_uid not in {one.study_uid for one in found}:
@@ -363,6 +365,6 @@ def discard(site: Site, *, parked_id: int, yes: bool) -> None:
     with site.writing.begin() as session:
         parking.discard(session, parked_id, operator(), now())
         text = f"parked result {parked_id} discarded by {operator()}"
-        for study in rules.studies_of(session, parked.patients):
+        for study in rules.studies_of(session, parked.arrived.patients):
             ledger.add_event(session, study.study_uid, "slnd", text, now())
     click.echo(f"discarded: parked SLND result {parked_id}")
