@@ -44,6 +44,7 @@ from dicom_node.segments import Repetition, plain, text_of, words, words_of
 from dicom_node.segments import field as field_of
 from dicom_node.vocabulary import Meaning, Vocabulary
 
+MAX_IDENTIFIERS: Final = 20
 FINAL, CORRECTED = "F", "C"
 WITHDRAWING: Final = frozenset({"D", "W"})
 CODE: Final = re.compile(r"[A-Za-z0-9.\-]{1,20}")
@@ -132,6 +133,9 @@ def _identifiers(parts: Sequence[hl7.Segment]) -> tuple[Identifier, ...]:
         for one in field_of(segment, 3)
         if text_of(one[0])
     )
+    if len(found) > MAX_IDENTIFIERS:
+        why = f"PID-3 has more than {MAX_IDENTIFIERS} repetitions"
+        raise RefusedError(IN_ERROR, DATA_TYPE_ERROR, why)
     if not found:
         why = "PID-3, the patient identifier, is missing"
         raise RefusedError(IN_ERROR, REQUIRED_FIELD_MISSING, why)

@@ -11,7 +11,7 @@ import logging
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -126,6 +126,7 @@ def _taken(inbox: Inbox, header: Header, content: bytes) -> Answer:
     content_key = hmac.digest(
         inbox.secret, envelope.content_of(content), "sha256"
     ).hex()
+    read = _read(inbox, header, content)  # before the transaction: it takes time
     with inbox.sessions.begin() as session:
         values = {
             "control_key": control_key,
@@ -141,7 +142,8 @@ def _taken(inbox: Inbox, header: Header, content: bytes) -> Answer:
         row = session.scalars(
             select(MessageRow).where(MessageRow.control_key == control_key)
         ).one()
-        answer = _handled(session, inbox, (header, content), row.message_id)
+        arrivals = _arrivals(inbox, header, read, row.message_id)
+        answer = _handled(session, inbox, read, arrivals)
         row.code, row.text, row.condition = answer.code, answer.text, answer.condition
         return answer
 
@@ -181,27 +183,39 @@ def _again(
     )
 
 
-def _handled(
-    session: Session, inbox: Inbox, message: tuple[Header, bytes], message_id: int
-) -> Answer:
-    header, content = message
+def _read(
+    inbox: Inbox, header: Header, content: bytes
+) -> PathologyMessage | RefusedError:
     try:
-        read = hl7.parse(content, header, inbox.vocabulary)
+        return hl7.parse(content, header, inbox.vocabulary)
     except RefusedError as refusal:
-        return Answer(refusal.code, refusal.text, refusal.condition)
-    if not read.statements:
+        return refusal
+
+
+def _handled(
+    session: Session,
+    inbox: Inbox,
+    read: PathologyMessage | RefusedError,
+    arrivals: Sequence[tuple[Arrived, Statement]],
+) -> Answer:
+    if isinstance(read, RefusedError):
+        return Answer(read.code, read.text, read.condition)
+    if not arrivals:
         return Answer(ACCEPTED, "nothing in it is of sentinel nodes; not kept")
-    outcomes = Counter(
-        _settled(session, inbox, arrived, statement)
-        for arrived, statement in _arrivals(inbox, header, read, message_id)
-    )
+    outcomes = Counter(_settled(session, inbox, *one) for one in arrivals)
     said = ", ".join(f"{count} {what}" for what, count in sorted(outcomes.items()))
     return Answer(ACCEPTED, said)
 
 
 def _arrivals(
-    inbox: Inbox, header: Header, read: PathologyMessage, message_id: int
+    inbox: Inbox,
+    header: Header,
+    read: PathologyMessage | RefusedError,
+    message_id: int,
 ) -> list[tuple[Arrived, Statement]]:
+    """Return each statement as it arrived: with its patient, sender and message."""
+    if isinstance(read, RefusedError):
+        return []
     patients = tuple(_keys(inbox, one) for one in read.identifiers)
     sender = [_name(header.sending_application), _name(header.sending_facility)]
     return [

@@ -290,6 +290,11 @@ def test_results_of_several_patients_need_a_message_each():
         read(message(order(), "PID|2||X^^^HOSP", order(side="right")))
 
 
+def test_an_endless_list_of_identifiers_is_refused():
+    with pytest.raises(RefusedError, match="20 repetitions"):
+        read(message(order(), patient="~".join(map(str, range(30)))))
+
+
 def test_every_identifier_and_authority_is_read():
     content = message(order()).replace(b"^^^HOSP^MR", b"^^^HOSP&1.2.3&ISO^MR")
 
