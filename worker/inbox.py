@@ -35,6 +35,7 @@ from dicom_node.envelope import (
 )
 from dicom_node.hl7 import Identifier, PathologyMessage, Statement
 from dicom_node.mllp import UnframedError
+from dicom_node.study import StudyUid
 from dicom_node.vocabulary import Vocabulary
 from worker import parking
 from worker import slnd as rules
@@ -166,14 +167,11 @@ def _again(
         .where(MessageRow.message_id == row.message_id)
         .values(conflicts=MessageRow.conflicts + 1)
     )
-    studies = session.scalars(
-        select(SlndRow.study_uid).where(SlndRow.message_id == row.message_id).distinct()
-    )
     text = (
         "another HL7 message came under the control ID of one that was taken; it "
         "was answered AE, and changed nothing"
     )
-    for uid in studies:
+    for uid in sorted(_studies_of(session, row.message_id)):
         ledger.add_event(session, uid, "slnd", text, inbox.clock())
     log.warning("HL7 control ID used twice", extra={"message_id": row.message_id})
     return Answer(
@@ -181,6 +179,18 @@ def _again(
         "another message was taken under this control ID; nothing was changed",
         DUPLICATE_KEY,
     )
+
+
+def _studies_of(session: Session, message_id: int) -> set[StudyUid]:
+    """Return the studies that a message has changed, or may be about."""
+    recorded = session.scalars(
+        select(SlndRow.study_uid).where(SlndRow.message_id == message_id)
+    )
+    return {StudyUid(uid) for uid in recorded} | {
+        study.study_uid
+        for one in parking.of_message(session, message_id)
+        for study in rules.studies_of(session, one.arrived.patients)
+    }
 
 
 def _read(

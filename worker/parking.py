@@ -189,6 +189,12 @@ def parked_one(session: Session, parked_id: int) -> ParkedRecord:
     return _record(session, _found(session, parked_id))
 
 
+def of_message(session: Session, message_id: int) -> list[ParkedRecord]:
+    """Return what of a message was parked."""
+    rows = session.scalars(select(ParkedRow).where(ParkedRow.message_id == message_id))
+    return [_record(session, row) for row in rows]
+
+
 def resolve(
     session: Session, parked_id: int, recorded: Recorded, by: str, at: datetime
 ) -> None:
