@@ -9,7 +9,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -256,6 +256,17 @@ def moment(dataset: Dataset, date: str, time: str) -> datetime | None:
     except ValueError:
         return None
     return local.replace(tzinfo=zone(dataset) or UTC)
+
+
+def study_day(dataset: Dataset) -> date | None:
+    """Return the day of the examination, from the first usable date of the header."""
+    for keyword in ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"):
+        digits = text(dataset, keyword).replace(".", "")  # ACR-NEMA wrote 2026.03.04
+        try:
+            return datetime.strptime(digits, "%Y%m%d").date()  # noqa: DTZ007 - a day
+        except ValueError:
+            continue
+    return None
 
 
 def zone(dataset: Dataset) -> timezone | None:

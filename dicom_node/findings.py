@@ -85,6 +85,40 @@ class Deposit(StrEnum):
     ITC = "itc"
 
 
+def deposit_result(deposit: Deposit, *, itc_is_positive: bool = False) -> Slnd:
+    """Say what a deposit makes of the dissection: above 0.2 mm is positive.
+
+    Isolated tumour cells, pN0(i+), are negative unless the site has another rule.
+    """
+    if deposit is Deposit.ITC and not itc_is_positive:
+        return Slnd.NEGATIVE
+    return Slnd.POSITIVE
+
+
+class StageTwo(StrEnum):
+    """When stage II runs: after a positive dissection, or at once and conditionally."""
+
+    ON_SLND = "on_slnd"
+    CONDITIONAL = "conditional"
+
+
+class ParkReason(StrEnum):
+    """Why an SLND result that came belongs to no case yet; stable codes."""
+
+    UNKNOWN_PATIENT = "unknown_patient"
+    NO_CASE = "no_case"
+    BEFORE_MRI = "before_mri"
+    OUTSIDE_WINDOW = "outside_window"
+    AMBIGUOUS = "ambiguous"
+    SIDE_UNKNOWN = "side_unknown"
+    SIDE_CONTRADICTS = "side_contradicts"
+    RESULT_UNKNOWN = "result_unknown"
+    RESULT_CONTRADICTS = "result_contradicts"
+    DATE_UNKNOWN = "date_unknown"
+    CONTRADICTS_RECORD = "contradicts_record"
+    NOTHING_TO_WITHDRAW = "nothing_to_withdraw"
+
+
 @dataclass(frozen=True, slots=True)
 class Roi:
     """One rectangle that a person drew, in continuous pixels of the marked image.

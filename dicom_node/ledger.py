@@ -75,6 +75,7 @@ from dicom_node.study import (
 from dicom_node.tables import EventRow, InstanceRow, StudyRow
 
 __all__ = [
+    "CONTRADICTIONS",
     "Association",
     "Claim",
     "Conflict",
@@ -84,6 +85,7 @@ __all__ = [
     "StudyEvent",
     "StudyRecord",
     "accept",
+    "add_event",
     "announced",
     "carries",
     "claim",
@@ -107,10 +109,12 @@ __all__ = [
     "instance",
     "instances",
     "issuer_key",
+    "lock",
     "manual_rois",
     "mark_history",
     "match",
     "note",
+    "of_patients",
     "open_association",
     "paths",
     "patient_key",
@@ -523,6 +527,25 @@ def study(session: Session, uid: StudyUid) -> StudyRecord:
         StudyNotFoundError: There is no such study.
     """
     return _record(_found(session, uid))
+
+
+def lock(session: Session, uid: StudyUid) -> StudyRecord:
+    """Return one study, which nobody else moves on before this transaction ends.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+    return _record(_locked(session, uid))
+
+
+def of_patients(session: Session, keys: Collection[str]) -> list[StudyRecord]:
+    """Return the studies whose patient has one of these keyed hashes."""
+    found = session.scalars(
+        select(StudyRow)
+        .where(StudyRow.patient_key.in_(keys))
+        .order_by(StudyRow.study_uid)
+    )
+    return [_record(row) for row in found]
 
 
 def events(session: Session, uid: StudyUid) -> list[StudyEvent]:

@@ -13,6 +13,8 @@ from typing import Any, Final, TextIO
 import structlog
 
 QUOTING_LOGGERS: Final = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
+HL7_LIBRARY: Final = "/hl7/"
+"""python-hl7 names its loggers by their files, and quotes fields in what it says."""
 QUEUE_LOGGERS: Final = ("celery", "billiard", "kombu")
 TASK_FAILED: Final = "a task failed; its error's text is withheld"
 WITHHELD: Final = "a library's message is withheld: it may quote a patient's data"
@@ -23,12 +25,17 @@ class WithholdQuotes(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Clean the record; every record passes."""
-        if record.name.split(".")[0] in QUOTING_LOGGERS or record.name == "py.warnings":
+        if _quotes(record.name):
             record.msg, record.args = WITHHELD, None
             record.exc_info = record.exc_text = record.stack_info = None
         elif record.name.split(".")[0] in QUEUE_LOGGERS and "data" in vars(record):
             _withhold_error(record)
         return True
+
+
+def _quotes(name: str) -> bool:
+    first = name.split(".", maxsplit=1)[0]
+    return first in QUOTING_LOGGERS or name == "py.warnings" or HL7_LIBRARY in name
 
 
 def _withhold_error(record: logging.LogRecord) -> None:

@@ -98,18 +98,25 @@ def unmapped(address: str) -> Address:
     return mapped or parsed
 
 
-def _split(value: object) -> object:
+def local_host(host: str) -> str:
+    """Return where this host reaches what listens on an address."""
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 - compared only
+    return "127.0.0.1" if everywhere else host
+
+
+def split_list(value: object) -> object:
+    """Read "A, B" as a tuple."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-def _pairs(value: object) -> object:
+def pairs(value: object) -> object:
     """Read "AET=600,AET2=300" as a mapping."""
     if not isinstance(value, str):
         return value
-    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
-    return {name.strip(): seconds.strip() for name, _, seconds in pairs}
+    parts = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): said.strip() for name, _, said in parts}
 
 
 def _peer(value: object) -> object:
@@ -132,6 +139,7 @@ def _seconds(value: object) -> object:
         return value
 
 
+Listed: Final = BeforeValidator(split_list)
 PeerText = Annotated[Peer, BeforeValidator(_peer), PlainSerializer(str)]
 AllowedText = Annotated[AllowedPeer, BeforeValidator(_allowed), PlainSerializer(str)]
 
@@ -161,8 +169,10 @@ class NodeSettings(BaseSettings):
     aet: str = "SENTINODE"
     host: str = "0.0.0.0"  # noqa: S104 - a listener for the hospital network
     port: int = Field(default=11112, ge=0, le=MAX_PORT)
-    pacs: Annotated[tuple[PeerText, ...], NoDecode, BeforeValidator(_split)] = ()
-    allow: Annotated[tuple[AllowedText, ...], NoDecode, BeforeValidator(_split)] = ()
+    pacs: Annotated[tuple[PeerText, ...], NoDecode, BeforeValidator(split_list)] = ()
+    allow: Annotated[
+        tuple[AllowedText, ...], NoDecode, BeforeValidator(split_list)
+    ] = ()
     quiet_period: timedelta = timedelta(seconds=120)
     quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
         default_factory=dict
@@ -184,8 +194,7 @@ class NodeSettings(BaseSettings):
     @property
     def listener(self) -> Peer:
         """The listener as this host reaches it, whatever address it listens on."""
-        everywhere = self.host in {"0.0.0.0", "::"}  # noqa: S104 - compared only
-        return Peer(self.aet, "127.0.0.1" if everywhere else self.host, self.port)
+        return Peer(self.aet, local_host(self.host), self.port)
 
     @property
     def spool(self) -> Path:
@@ -201,10 +210,10 @@ class NodeSettings(BaseSettings):
     @field_validator("quiet_periods", mode="before")
     @classmethod
     def _read_quiet_periods(cls, value: object) -> object:
-        pairs = _pairs(value)
-        if not isinstance(pairs, Mapping):
-            return pairs
-        return {str(name): _seconds(seconds) for name, seconds in pairs.items()}
+        given = pairs(value)
+        if not isinstance(given, Mapping):
+            return given
+        return {str(name): _seconds(seconds) for name, seconds in given.items()}
 
     @field_validator("data_dir")
     @classmethod

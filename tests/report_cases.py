@@ -97,6 +97,12 @@ def every_case(selection: Selection) -> dict[str, CaseFinding]:
             pathway=Pathway.SLN_NEGATIVE,
         ),
         "not indicated": replace(low, nsln=did_not_run(StageStatus.NOT_INDICATED)),
+        "conditional": replace(
+            first,
+            nsln=replace(
+                ran(Stage.NSLN, 0.62), status=StageStatus.CONDITIONAL, risk=None
+            ),
+        ),
         "discordant": replace(
             low, **ran_too, pathway=Pathway.NSLN_LOW_RISK, discordant=True
         ),

@@ -6,7 +6,7 @@ stage II, which predicts metastasis of the non-sentinel nodes (NSLN).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,14 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
 from dicom_node.errors import PermanentError
-from dicom_node.findings import Pathway, Risk, Slnd, StageStatus
+from dicom_node.findings import (
+    Pathway,
+    Risk,
+    Slnd,
+    StageFinding,
+    StageStatus,
+    StageTwo,
+)
 from worker.manifest import Architecture, Manifest
 
 NEGATIVE, POSITIVE = 0, 1  # classes of the head
@@ -162,17 +169,38 @@ def risk_of(probability: float, threshold: float) -> Risk:
     return Risk.HIGH if probability >= threshold else Risk.LOW
 
 
-def stage_two_status(sln: Risk, slnd: Slnd | None) -> StageStatus:
-    """Say whether stage II runs (`DONE`), or why it does not.
+def stage_two_status(
+    sln: Risk, slnd: Slnd | None, policy: StageTwo = StageTwo.ON_SLND
+) -> StageStatus:
+    """Say whether stage II runs (`DONE`, `CONDITIONAL`), or why it does not.
 
     Pathology outranks the prediction: a positive dissection opens stage II on a
-    low-risk case too, and a negative one closes every case.
+    low-risk case too, and a negative one closes every case. A site may have stage II
+    run before the dissection; what it says then holds only if that is positive.
     """
     if slnd is Slnd.POSITIVE:
         return StageStatus.DONE
     if slnd is Slnd.NEGATIVE:
         return StageStatus.EXCLUDED
-    return StageStatus.PENDING if sln is Risk.HIGH else StageStatus.NOT_INDICATED
+    if sln is Risk.LOW:
+        return StageStatus.NOT_INDICATED
+    conditional = policy is StageTwo.CONDITIONAL
+    return StageStatus.CONDITIONAL if conditional else StageStatus.PENDING
+
+
+def standing(nsln: StageFinding, status: StageStatus) -> StageFinding:
+    """Return what stage II said under another status; the numbers stay.
+
+    A conditional number names no risk group: none may stand before the dissection.
+
+    Raises:
+        PermanentError: The stage has no numbers.
+    """
+    if nsln.probability is None or nsln.threshold is None:
+        raise PermanentError("stage II is recorded without its numbers")
+    done = status is StageStatus.DONE
+    risk = risk_of(nsln.probability, nsln.threshold) if done else None
+    return replace(nsln, status=status, risk=risk)
 
 
 def pathway(sln: Risk, slnd: Slnd | None, nsln: Risk | None) -> Pathway:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import uuid
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Final
 
@@ -75,7 +76,10 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class AnalyzedCase:
-    """A new version of a case: what was found, and the objects that say so."""
+    """A new version of a case: what was found, and the objects that say so.
+
+    `studied_on` is the day of the MRI by its header, None when that has none.
+    """
 
     case_id: str
     finding: CaseFinding
@@ -85,6 +89,7 @@ class AnalyzedCase:
     supersedes: str | None
     timings: Timings
     kept: KeptInput
+    studied_on: date | None = None
 
 
 def input_sha256(

@@ -5,7 +5,7 @@ Callers own the transaction. Rows stay inside; values go out.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final
 
 from sqlalchemy import desc, func, select, update
@@ -116,12 +116,25 @@ class CaseRecord:
     laterality: Laterality
     pathway: Pathway
     stale: bool
+    studied_on: date | None
+    opened_at: datetime
     results: tuple[ResultRecord, ...]
 
     @property
     def newest(self) -> ResultRecord:
         """The result that counts."""
         return self.results[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class SlndRecord:
+    """One SLND result with its case; `counts` is False once another came after it."""
+
+    study_uid: StudyUid
+    laterality: Laterality
+    slnd: SlndResult
+    recorded_by: str
+    counts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +165,7 @@ def record(session: Session, study_uid: StudyUid, analyzed: AnalyzedCase) -> Non
     row.pathway = finding.pathway
     row.result_id = finding.result_id
     row.stale = False
+    row.studied_on = analyzed.studied_on or row.studied_on
     row.updated_at = finding.created_at
     session.flush()
     session.add(_result_row(study_uid, analyzed))
@@ -321,6 +335,8 @@ def cases(session: Session, study_uid: str) -> list[CaseRecord]:
             laterality=row.laterality,
             pathway=row.pathway,
             stale=row.stale,
+            studied_on=row.studied_on,
+            opened_at=row.opened_at,
             results=tuple(sorted(by_case[row.case_id], key=lambda one: one.version)),
         )
         for row in rows
@@ -335,14 +351,18 @@ def mark_stale(session: Session, study_uid: str) -> int:
     return len(rows)
 
 
-def record_slnd(
+def record_slnd(  # noqa: PLR0913, PLR0917 - the columns of one row
     session: Session,
     study_uid: str,
     laterality: Laterality,
     slnd: SlndResult,
     recorded_by: str,
+    message_id: int | None = None,
 ) -> int:
-    """Append an SLND result of one side and return its identifier."""
+    """Append an SLND result of one side and return its identifier.
+
+    What may be recorded is decided by `worker.slnd`.
+    """
     row = SlndRow(
         study_uid=study_uid,
         laterality=laterality,
@@ -352,6 +372,7 @@ def record_slnd(
         source=slnd.source,
         recorded_at=slnd.recorded_at,
         recorded_by=recorded_by,
+        message_id=message_id,
     )
     session.add(row)
     session.flush()
@@ -364,6 +385,25 @@ def slnd_results(session: Session, study_uid: str) -> dict[Laterality, SlndResul
         select(SlndRow).where(SlndRow.study_uid == study_uid).order_by(SlndRow.slnd_id)
     )
     return {row.laterality: _slnd(row) for row in rows}
+
+
+def slnd_history(session: Session, study_uid: str | None = None) -> list[SlndRecord]:
+    """Return every SLND result, oldest first; of one study, or of all."""
+    query = select(SlndRow).order_by(SlndRow.slnd_id)
+    if study_uid is not None:
+        query = query.where(SlndRow.study_uid == study_uid)
+    rows = session.scalars(query).all()
+    newest = {(row.study_uid, row.laterality): row.slnd_id for row in rows}
+    return [
+        SlndRecord(
+            study_uid=StudyUid(row.study_uid),
+            laterality=row.laterality,
+            slnd=_slnd(row),
+            recorded_by=row.recorded_by,
+            counts=newest[row.study_uid, row.laterality] == row.slnd_id,
+        )
+        for row in rows
+    ]
 
 
 def activate(

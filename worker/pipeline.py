@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node import dynamic, images, selection
+from dicom_node.attributes import study_day
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
     CaseFinding,
@@ -34,6 +35,7 @@ from dicom_node.findings import (
     Stage,
     StageFinding,
     StageStatus,
+    StageTwo,
 )
 from dicom_node.images import MrImage, StudyObjects
 from dicom_node.kinds import Catalogue, catalogue
@@ -50,6 +52,7 @@ from worker.cascade import (
     risk_of,
     score,
     stage_two_status,
+    standing,
 )
 from worker.case import (
     RESULTS,
@@ -80,9 +83,10 @@ class StudyInput:
 
     `stored` has absolute paths, and includes documents of other studies that mark
     this one; `priors` and `slnd` are keyed by side. `rules` are the site's on the
-    choice of a slice, `manual` the rectangles that a person set by hand. `waived` is
-    what a person accepted of the study as it stands. `purged` has the digests of
-    images whose files are gone, `late` names what came after that.
+    choice of a slice, `stage_two` its policy on the second network; `manual` are the
+    rectangles that a person set by hand. `waived` is what a person accepted of the
+    study as it stands. `purged` has the digests of images whose files are gone, `late`
+    names what came after that.
     """
 
     study_uid: StudyUid
@@ -94,6 +98,7 @@ class StudyInput:
     waived: frozenset[Reason] = frozenset()
     purged: Mapping[SopInstanceUid, str] = field(default_factory=dict)
     late: frozenset[SopInstanceUid] = frozenset()
+    stage_two: StageTwo = StageTwo.ON_SLND
 
 
 def analyze(
@@ -254,6 +259,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
             total_ms=case.select_ms + _since(started),
         ),
         kept=_kept(case, pixels),
+        studied_on=study_day(header),
     )
 
 
@@ -281,13 +287,14 @@ def _run_stages(
         sln = prior.sln
     else:
         sln, faults = _run_stage(case, pixels, cascade.sln, cascade)
-    status = stage_two_status(_risk(sln), case.slnd.result if case.slnd else None)
-    if status is not StageStatus.DONE:
+    slnd = case.slnd.result if case.slnd else None
+    status = stage_two_status(_risk(sln), slnd, case.study.stage_two)
+    if status not in {StageStatus.DONE, StageStatus.CONDITIONAL}:
         return sln, StageFinding(Stage.NSLN, status), faults
-    if prior and prior.nsln.status is StageStatus.DONE:
-        return sln, prior.nsln, faults
+    if prior and prior.nsln.probability is not None:
+        return sln, standing(prior.nsln, status), faults
     nsln, more = _run_stage(case, pixels, cascade.nsln, cascade)
-    return sln, nsln, (*faults, *more)
+    return sln, standing(nsln, status), (*faults, *more)
 
 
 def _run_stage(

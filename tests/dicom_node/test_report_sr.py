@@ -30,7 +30,10 @@ from tests import dicom_objects, report_cases
 from tests.dicom_objects import dynamic_series, gsps_rectangle, mr_slice, sr_rectangle
 from tests.report_cases import DEVICE, every_case, pending, ran
 
-CASES = ("pending", "done", "excluded", "not indicated", "discordant")
+CASES = (
+    *("pending", "done", "excluded", "not indicated", "discordant"),
+    "conditional",
+)
 DEFECTS = {
     "no study id": {"StudyID": None},
     "no accession number": {"AccessionNumber": None},

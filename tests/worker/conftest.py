@@ -20,11 +20,13 @@ from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, ReceivedInstance, StudyUid
 from tests import dicom_objects
+from tests.pathology_site import inbox_of
 from worker import models as model_store
 from worker import outcomes, weights
+from worker.inbox import Inbox
 from worker.pipeline import Cascade
 from worker.settings import WorkerSettings
-from worker.tasks.analysis import Site
+from worker.tasks.analysis import Site, analyze
 from worker.tasks.dispatch import Broker
 
 CPU = torch.device("cpu")
@@ -153,3 +155,18 @@ def slices() -> list[Dataset]:
 def mark(slices: list[Dataset]) -> Dataset:
     """A rectangle on the middle slice of the first phase after contrast."""
     return dicom_objects.gsps_rectangle([slices[4]])
+
+
+@pytest.fixture
+def study(bench: Bench, slices, mark, source) -> StudyUid:
+    """An analysed study with one case, the left one, of 2026-03-04."""
+    uid = bench.receive(*slices, mark)
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    return uid
+
+
+@pytest.fixture
+def box(bench: Bench) -> Inbox:
+    """Where messages of pathology go."""
+    return inbox_of(bench)

@@ -5,7 +5,17 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from dicom_node.findings import Pathway, Proportion, Risk, Slnd, Stage, StageStatus
+from dicom_node.errors import PermanentError
+from dicom_node.findings import (
+    Pathway,
+    Proportion,
+    Risk,
+    Slnd,
+    Stage,
+    StageFinding,
+    StageStatus,
+    StageTwo,
+)
 from worker import cascade
 from worker.cascade import StageModel
 from worker.manifest import (
@@ -202,3 +212,34 @@ def test_only_a_positive_dissection_opens_stage_two(sln, slnd, status):
 )
 def test_a_metastasis_after_a_low_risk_is_discordant(sln, slnd, expected):
     assert cascade.is_discordant(sln, slnd) is expected
+
+
+@pytest.mark.parametrize(
+    ("sln", "slnd", "status"),
+    [
+        (LOW, None, StageStatus.NOT_INDICATED),
+        (HIGH, None, StageStatus.CONDITIONAL),
+        (HIGH, Slnd.WITHDRAWN, StageStatus.CONDITIONAL),
+        (HIGH, Slnd.POSITIVE, StageStatus.DONE),
+        (LOW, Slnd.POSITIVE, StageStatus.DONE),
+        (HIGH, Slnd.NEGATIVE, StageStatus.EXCLUDED),
+    ],
+)
+def test_a_site_may_have_stage_two_before_a_dissection(sln, slnd, status):
+    assert cascade.stage_two_status(sln, slnd, StageTwo.CONDITIONAL) is status
+
+
+def test_a_conditional_number_has_no_risk_group_until_it_stands():
+    ran = StageFinding(
+        Stage.NSLN, StageStatus.DONE, probability=0.7, threshold=0.5, risk=HIGH
+    )
+
+    conditional = cascade.standing(ran, StageStatus.CONDITIONAL)
+    done = cascade.standing(conditional, StageStatus.DONE)
+
+    assert (conditional.risk, conditional.probability) == (None, 0.7)
+    assert done == ran
+    with pytest.raises(PermanentError, match="without its numbers"):
+        cascade.standing(
+            StageFinding(Stage.NSLN, StageStatus.PENDING), StageStatus.DONE
+        )

@@ -294,7 +294,7 @@ def test_a_deposit_that_contradicts_the_result_is_refused(run, analysed, slices)
         stdin=slices[0].PatientID,
     )
 
-    assert done.exit_code == 2
+    assert done.exit_code == 4
 
 
 def test_a_threshold_of_the_site_is_recorded_with_its_reason(run, bench):

@@ -19,6 +19,7 @@ from dicom_node.findings import (
     SlndResult,
     Stage,
     StageStatus,
+    StageTwo,
 )
 from dicom_node.report.device import Device
 from dicom_node.report.reading import read_report
@@ -155,6 +156,50 @@ def test_a_positive_dissection_runs_stage_two_and_keeps_stage_one(
     assert len(second.documents) == 2  # the map of stage I was sent before
     assert previous.StudyInstanceUID == study.study_uid
     assert report.CompletionFlag == "COMPLETE"
+
+
+def test_a_conditional_stage_two_stands_with_the_same_numbers_once_positive(
+    study, cascade, tmp_path
+):
+    before = replace(study, stage_two=StageTwo.CONDITIONAL)
+    (first,) = pipeline.analyze(before, at_threshold(cascade, 0.0), DEVICE)
+    known = replace(before, priors=after(first, tmp_path))
+    positive = replace(known, slnd={Laterality.LEFT: POSITIVE})
+    negative = replace(
+        known, slnd={Laterality.LEFT: replace(POSITIVE, result=Slnd.NEGATIVE)}
+    )
+
+    (done,) = pipeline.analyze(positive, at_threshold(cascade, 0.0), DEVICE)
+    (excluded,) = pipeline.analyze(negative, at_threshold(cascade, 0.0), DEVICE)
+
+    said = read_report(dcmread(BytesIO(first.documents[0].content)))
+    assert first.finding.pathway is Pathway.AWAITING_SLND
+    assert (said.complete, said.nsln.status) == (False, StageStatus.CONDITIONAL)
+    assert (said.nsln.risk, said.nsln.threshold) == (None, 0.3)
+    assert [one.kind for one in first.documents] == ["SR", "SC", "SC"]
+    assert done.finding.nsln.probability == first.finding.nsln.probability
+    assert done.finding.nsln.risk is not None
+    assert done.finding.pathway in {Pathway.NSLN_LOW_RISK, Pathway.NSLN_HIGH_RISK}
+    assert excluded.finding.nsln.probability is None
+    assert excluded.finding.nsln.status is StageStatus.EXCLUDED
+
+
+def test_a_positive_result_that_is_corrected_supersedes_a_done_stage_two(
+    study, cascade, tmp_path
+):
+    positive = replace(study, slnd={Laterality.LEFT: POSITIVE})
+    (done,) = pipeline.analyze(positive, at_threshold(cascade, 0.0), DEVICE)
+    negative = replace(
+        study,
+        priors=after(done, tmp_path),
+        slnd={Laterality.LEFT: replace(POSITIVE, result=Slnd.NEGATIVE, slnd_id=2)},
+    )
+
+    (second,) = pipeline.analyze(negative, at_threshold(cascade, 0.0), DEVICE)
+
+    assert second.supersedes == done.finding.result_id
+    assert second.finding.pathway is Pathway.SLN_NEGATIVE
+    assert second.finding.nsln.probability is None
 
 
 def test_a_miss_of_stage_one_is_discordant(study, cascade):

@@ -1,6 +1,7 @@
 """`sentinode doctor`: check everything that Sentinode depends on."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from dicom_node import retrieve, schema, sender
 from dicom_node.db import now
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
+from dicom_node.settings import local_host
 from dicom_node.study import Peer
 from worker import keeping, models, outcomes
 from worker.app import answering
@@ -136,6 +138,17 @@ def _listener(site: Site) -> str:
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 
+def _hl7(site: Site) -> str:
+    host, port = local_host(site.settings.hl7_host), site.settings.hl7_port
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        raise NodeError(
+            f"nothing listens on {host} port {port}: see logs/hl7.log"
+        ) from error
+    return f"listens on {host} port {port}"
+
+
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
@@ -185,6 +198,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("disk", _disk, site)
     yield _run("kept files", _kept, site)
     yield _run("listener", _listener, site)
+    if site.settings.hl7_port is not None:
+        yield _run("HL7 listener", _hl7, site)
     for peer in site.settings.pacs:
         yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:

@@ -177,8 +177,13 @@ def _number(stage: StageFinding) -> str:
         return str(stage.status)
     return (
         f"{stage.probability:.4f} (threshold {stage.threshold:.4f}, "
-        f"{stage.risk} risk, {stage.model})"
+        f"{_group(stage.risk)}, {stage.model})"
     )
+
+
+def _group(risk: str | None) -> str:
+    """Name the risk group; a conditional number has none before the dissection."""
+    return f"{risk} risk" if risk else "only if SLN positive"
 
 
 @command.command("show")
@@ -248,7 +253,7 @@ def _stage_rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
             name,
             (
                 f"probability {stage['probability']:.4f}, threshold "
-                f"{stage['threshold']:.4f} -> {stage['risk']} risk"
+                f"{stage['threshold']:.4f} -> {_group(stage['risk'])}"
             ),
         ),
         (f"{name} threshold", stage["threshold_source"]),

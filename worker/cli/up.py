@@ -35,6 +35,7 @@ POLL_S: Final = 0.5
 )
 @click.option("--quiet-period", type=float, help="Seconds without an instance [120].")
 @click.option("--workers", type=int, help="Analysis processes [1].")
+@click.option("--hl7-port", type=int, help="Port for pathology results, HL7 [off].")
 @click.option("--aet", help="Our AE title [SENTINODE].")
 @click.option(
     "--allow",
@@ -68,6 +69,8 @@ def command(
     logs.configure()
     with standalone.exclusive(settings.data_dir):
         _demand_free(settings.host, settings.port)
+        if settings.hl7_port is not None:
+            _demand_free(settings.hl7_host, settings.hl7_port)
         _remember(settings.data_dir / UP_FILE, flags)
         schema.upgrade(settings.database)
         _offer_demo_models(settings)
@@ -102,7 +105,7 @@ def _demand_free(host: str, port: int) -> None:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"cannot listen on {host} port {port} ({error.strerror}): "
-                        "choose another --port or --host"
+                        "choose another --port or --host, or --hl7-port"
                     ) from error
             else:
                 return

@@ -157,6 +157,7 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         priors,
         slnd,
         rules=site_rules(site.settings),
+        stage_two=site.settings.stage_two,
         manual=claim.manual,
         waived=claim.waived,
     )

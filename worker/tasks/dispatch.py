@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
-from worker import queues, retention, runtime
+from worker import parking, queues, retention, runtime
 from worker.retention import Store
 from worker.settings import WorkerSettings
 
@@ -68,6 +68,10 @@ def sweep(
             counted=settings.query is not None,
         )
         deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
+        waiting = parking.due(session, at)
+    for parked_id in waiting:  # each alone: it locks the study that it belongs to
+        with sessions.begin() as session:
+            parking.retry(session, parked_id, settings.slnd_window, at)
     if not studies and not deliveries:
         return 0
     for uid in studies:
