@@ -17,6 +17,7 @@ from pydicom import Dataset
 from dicom_node.attributes import moment, number, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
+from dicom_node.roi.anatomy import is_anatomy
 from dicom_node.roi.masks import APART_MM, grouped
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.shapes import (
@@ -133,6 +134,8 @@ def _read_structure(one: _Structure, images: StudyImages, found: Found) -> None:
     kind = text(one.observed, "RTROIInterpretedType")
     if kind in NO_LESION:
         raise NotARectangleError(f"it is of type {kind}, which is no lesion")
+    if is_anatomy(text(one.said, "ROIName")):
+        raise NotARectangleError("it has the name of a body part, not of a lesion")
     outlines = _outlines(one, found)
     if not outlines:
         return

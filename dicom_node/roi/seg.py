@@ -17,6 +17,7 @@ from dicom_node.attributes import moment, number, text
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Carrier, Roi
 from dicom_node.roi import seg_frames
+from dicom_node.roi.anatomy import names_anatomy
 from dicom_node.roi.masks import APART_MM, Extent, WholeBox, boxes_of_parts, extents
 from dicom_node.roi.reading import MAX_NAME, Found, RoiReading
 from dicom_node.roi.seg_frames import LABELMAP
@@ -51,7 +52,7 @@ def read(document: Dataset, images: StudyImages) -> RoiReading:
         chosen = {
             segment: _largest_frame(one, frames)
             for segment, frames in covered.items()
-            if segment in one.segments
+            if segment in one.segments and not names_anatomy(one.segments[segment])
         }
         parts = _parts(one, chosen)
     except UnreadableObjectError as error:
@@ -60,8 +61,9 @@ def read(document: Dataset, images: StudyImages) -> RoiReading:
     for segment, boxes in sorted(parts.items()):
         for box in boxes:
             _read_part(one, segment, (chosen[segment], box), found)
-    for empty in sorted(one.segments.keys() - chosen.keys()):
-        found.refuse(f"segment {empty} is empty")
+    for other in sorted(one.segments.keys() - chosen.keys()):
+        what = "a body part, not a lesion" if other in covered else "empty"
+        found.refuse(f"segment {other} is {what}")
     return found.reading()
 
 
