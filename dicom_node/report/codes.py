@@ -41,6 +41,10 @@ SENTINEL_BIOPSY: Final = Code("396487001", "SCT", "Sentinel lymph node biopsy")
 SOURCE_IMAGE: Final = Code(
     "121322", "DCM", "Source image for image processing operation"
 )
+ACQUISITION: Final = Code("109101", "DCM", "Acquisition Equipment")
+PROCESSING: Final = Code("109102", "DCM", "Processing Equipment")
+CLASS_ACTIVATION: Final = Code("130402", "DCM", "Class activation")
+NO_UNITS: Final = Code("1", "UCUM", "no units")
 
 SIDES: Final = {
     Laterality.LEFT: Code("7771000", "SCT", "Left"),
@@ -72,6 +76,7 @@ STATUSES: Final = {
     StageStatus.NOT_INDICATED: _own("ST-NOTIND", "Not indicated"),
     StageStatus.CONDITIONAL: _own("ST-COND", "Conditional on lymph node result"),
 }
+SUMMARY: Final = _own("SUMMARY", "Summary for a human reader")
 PATHWAY: Final = _own("PATHWAY", "Place in the clinical pathway")
 PATHWAYS: Final = {
     Pathway.SLN_LOW_RISK: _own("PW-SLN-LOW", "Low risk of sentinel node metastasis"),

@@ -1,8 +1,12 @@
 """The device that reports: one installation of Sentinode."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from dicom_node.own import MANUFACTURER, MODEL_NAME
+
+DIGEST_SHOWN: Final = 16
+"""Hexadecimal digits of a digest that tell two builds apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +15,8 @@ class Device:
 
     `uid` is the Device Observer UID: one fixed UID for each installation, from its
     configuration. `serial` is at most 64 characters; `station`, if any, says where
-    the installation stands.
+    the installation stands. `code_sha256` digests the program itself, so that two
+    builds of one version can be told apart; "" when it is not known.
     """
 
     uid: str
@@ -21,3 +26,10 @@ class Device:
     name: str = MODEL_NAME
     manufacturer: str = MANUFACTURER
     model_name: str = MODEL_NAME
+    code_sha256: str = ""
+
+    @property
+    def software_versions(self) -> list[str]:
+        """The version, and the beginning of the code's digest when it is known."""
+        code = self.code_sha256[:DIGEST_SHOWN]
+        return [self.software_version, *([f"code sha256 {code}"] if code else [])]

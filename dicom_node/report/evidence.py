@@ -11,8 +11,15 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
-from dicom_node.attributes import VALUE_ERRORS, frame_header, numbers, real
+from dicom_node.attributes import (
+    VALUE_ERRORS,
+    frame_header,
+    numbers,
+    real,
+    text,
+)
 from dicom_node.silence import silence
+from dicom_node.study import is_valid_uid
 
 INHERITED: Final = (
     "AccessionNumber",
@@ -111,8 +118,26 @@ def _is_half_a_code(item: Dataset) -> bool:
 def has_geometry(evidence: Dataset) -> bool:
     """Say whether an image library entry can describe the image (TID 1604)."""
     return (
-        numbers(evidence, "PixelSpacing", 2) is not None
+        pixel_spacing(evidence) is not None
         and numbers(evidence, "ImagePositionPatient", 3) is not None
         and numbers(evidence, "ImageOrientationPatient", 6) is not None
         and real(evidence, "SliceThickness") is not None
     )
+
+
+def has_plane(evidence: Dataset) -> bool:
+    """Say whether the image has a place in the patient: all of it, or none."""
+    return (
+        pixel_spacing(evidence) is not None
+        and numbers(evidence, "ImagePositionPatient", 3) is not None
+        and numbers(evidence, "ImageOrientationPatient", 6) is not None
+        and is_valid_uid(text(evidence, "FrameOfReferenceUID"))
+    )
+
+
+def pixel_spacing(evidence: Dataset) -> tuple[float, float] | None:
+    """Return the distances in mm between rows and between columns, if usable."""
+    spacing = numbers(evidence, "PixelSpacing", 2)
+    if spacing is None or min(spacing) <= 0:
+        return None
+    return spacing[0], spacing[1]

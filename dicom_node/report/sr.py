@@ -1,6 +1,7 @@
 """The structured report: TID 1500 in a Comprehensive 3D SR (PS3.16, PS3.3 A.35.13).
 
     Imaging Measurement Report
+      Summary                a few sentences for a person
       Image Library          the analysed slice
       Measurement Group      Lesion 1: the rectangle, its side, who drew it, why it
       Measurement Group      Stage I: probability, threshold, risk, algorithm
@@ -33,6 +34,7 @@ from dicom_node.report.encode import (
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
 from dicom_node.report.groups import lesion_group, stage_group
+from dicom_node.report.summary import summary
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
@@ -87,7 +89,7 @@ def build_sr(
             content_time=at.time().replace(microsecond=0),
             series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
-        finish(report, evidence, at)
+        finish(report, evidence, at, device)
         return encode(report, KIND)
 
 
@@ -118,10 +120,26 @@ def _content(
             physical_location=device.station,
         ),
     )
-    return sr.MeasurementReport(
+    report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.PROCEDURE,
         imaging_measurements=groups,
         title=codes.REPORT_TITLE,
         referenced_images=[evidence] if has_geometry(evidence) else None,
+    )
+    _say_first(report, summary(case))
+    return report
+
+
+def _say_first(report: sr.MeasurementReport, said: str) -> None:
+    """Put a text before everything else that the report contains."""
+    items = report[0].ContentSequence
+    contained = [item.RelationshipType == "CONTAINS" for item in items]
+    items.insert(
+        contained.index(True),
+        sr.TextContentItem(
+            name=codes.SUMMARY,
+            value=said,
+            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+        ),
     )
