@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NOT_BREAST_MR = "not_breast_mr"
     UNREADABLE = "unreadable"
     NO_MODEL = "no_model"
+    DOCUMENT_INVALID = "document_invalid"
     ANALYSIS_ERROR = "analysis_error"
     WORKER_LOST = "worker_lost"
 

@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import NoDecode
 
-from dicom_node.settings import ENV_PREFIX, NodeSettings
+from dicom_node.report.device import DEFAULT_OUTPUTS, Output
+from dicom_node.settings import ENV_PREFIX, NodeSettings, split
 from dicom_node.study import UID_PATTERN
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
@@ -27,6 +29,7 @@ class WorkerSettings(NodeSettings):
     `resend_after` is how long a message may wait before the sweep sends another.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
+    `outputs` are the kinds of documents that a PACS gets; the SR is always one.
     """
 
     broker_url: str | None = None
@@ -40,6 +43,16 @@ class WorkerSettings(NodeSettings):
     max_attempts: int = Field(default=3, ge=1)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
+    outputs: Annotated[tuple[Output, ...], NoDecode, BeforeValidator(split)] = (
+        DEFAULT_OUTPUTS
+    )
+
+    @field_validator("outputs")
+    @classmethod
+    def _has_report(cls, value: tuple[Output, ...]) -> tuple[Output, ...]:
+        if Output.SR not in value:
+            raise ValueError("must name SR: a map without its report says too little")
+        return value
 
     @property
     def broker(self) -> str:

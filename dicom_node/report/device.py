@@ -1,12 +1,25 @@
 """The device that reports: one installation of Sentinode."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from dicom_node.own import MANUFACTURER, MODEL_NAME
 
 DIGEST_SHOWN: Final = 16
 """Hexadecimal digits of a digest that tell two builds apart."""
+
+
+class Output(StrEnum):
+    """A kind of document that a site may want; the SR is always written."""
+
+    SR = "SR"
+    SC = "SC"
+    GSPS = "GSPS"
+    PM = "PM"
+
+
+DEFAULT_OUTPUTS: Final = (Output.SR, Output.SC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +29,8 @@ class Device:
     `uid` is the Device Observer UID: one fixed UID for each installation, from its
     configuration. `serial` is at most 64 characters; `station`, if any, says where
     the installation stands. `code_sha256` digests the program itself, so that two
-    builds of one version can be told apart; "" when it is not known.
+    builds of one version can be told apart; "" when it is not known. `outputs` are
+    the kinds of documents that it writes.
     """
 
     uid: str
@@ -27,6 +41,7 @@ class Device:
     manufacturer: str = MANUFACTURER
     model_name: str = MODEL_NAME
     code_sha256: str = ""
+    outputs: tuple[Output, ...] = DEFAULT_OUTPUTS
 
     @property
     def software_versions(self) -> list[str]:

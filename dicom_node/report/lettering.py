@@ -51,6 +51,10 @@ class Lettering:
             return GLYPH_HEIGHT + 2
         return math.ceil(_extent(self.font)[1]) + 3
 
+    def fit(self, text: str) -> str:
+        """Return a text without the dashes that small letters have no room for."""
+        return text.replace(f" {DASH} ", " ") if self.font is None else text
+
     def length(self, text: str) -> float:
         """Return the pixels that a text takes along a row."""
         if self.font is None:

@@ -26,7 +26,7 @@ BAR_LETTERS: Final = 8
 """Length of the colour bar, in letters."""
 
 MIN_BAR: Final = 16
-GAP: Final = 3
+GAP: Final = 2
 AGAINST: Final = "against"
 FOR: Final = "for metastasis"
 
@@ -81,7 +81,7 @@ def _outline(image: Image.Image, box: Box) -> None:
 def _annotate(image: Image.Image, scene: Scene) -> None:
     """Write caption and scale on a strip at the edge that is farther from the mark."""
     letters = lettering(image.width)
-    lines = wrap(scene.caption, letters, image.width - 2 * GAP)
+    lines = wrap(letters.fit(scene.caption), letters, image.width - 2 * GAP)
     scale = _scale_lines(letters, scene.bounds, image.width)
     beside = letters.length(lines[-1]) + _length(letters, scale[0]) + 6 * GAP
     shared = len(scale) == 1 and beside <= image.width

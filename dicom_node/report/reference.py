@@ -12,11 +12,22 @@ from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.makers import coded
 
-MULTI_FRAME: Final = (
+REPLACED: Final = (
     "NumberOfFrames",
-    "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence",
+    "SOPClassUID",
 )
+"""What an image of one frame has otherwise."""
+
+LISTS: Final = frozenset(
+    {
+        "CurrentRequestedProcedureEvidenceSequence",
+        "PertinentOtherEvidenceSequence",
+        "ReferencedSeriesSequence",
+    }
+)
+"""What names the instances that an object is about, not their frames."""
 
 
 def is_multi_frame(evidence: Dataset) -> bool:
@@ -59,24 +70,36 @@ def as_single_frame(evidence: Dataset) -> Dataset:
     """
     plain = Dataset()
     for element in evidence:
-        if element.keyword not in MULTI_FRAME:  # elements are shared: never change one
+        if element.keyword not in REPLACED:  # elements are shared: never change one
             plain.add(element)
     plain.SOPClassUID = MRImageStorage
     return plain
 
 
 def restore(made: Dataset, evidence: Dataset, frame: int) -> None:
-    """Let every reference to the image name its own class, and its frame."""
-    for item in _items(made):
-        if item.get("ReferencedSOPInstanceUID") == evidence.SOPInstanceUID:
-            item.ReferencedSOPClassUID = evidence.SOPClassUID
-            if is_multi_frame(evidence):
-                item.ReferencedFrameNumber = frame
+    """Let every reference to the image below `made` name its class, and its frame.
+
+    What only lists the image, for all its frames, is left without a frame.
+    """
+    for element in made:
+        if element.VR == "SQ":
+            listed = element.keyword in LISTS
+            for item in element.value:
+                _restore_item(item, evidence, None if listed else frame)
+
+
+def _restore_item(item: Dataset, evidence: Dataset, frame: int | None) -> None:
+    for one in _items(item):
+        if one.get("ReferencedSOPInstanceUID") == evidence.SOPInstanceUID:
+            one.ReferencedSOPClassUID = evidence.SOPClassUID
+            if frame is not None and is_multi_frame(evidence):
+                one.ReferencedFrameNumber = frame
 
 
 def _items(dataset: Dataset) -> Iterator[Dataset]:
+    """Walk a data set and every item below it."""
+    yield dataset
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                yield item
                 yield from _items(item)

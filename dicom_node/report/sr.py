@@ -34,6 +34,7 @@ from dicom_node.report.encode import (
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
 from dicom_node.report.groups import lesion_group, stage_group
+from dicom_node.report.reference import restore
 from dicom_node.report.summary import summary
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
@@ -89,6 +90,7 @@ def build_sr(
             content_time=at.time().replace(microsecond=0),
             series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
+        restore(report, evidence, case.selection.frame)
         finish(report, evidence, at, device)
         return encode(report, KIND)
 
