@@ -137,7 +137,7 @@ def foreign(dataset):
 
 
 def long_meaning(dataset):
-    dataset.ConceptNameCodeSequence[0].CodeMeaning = "long " * 13
+    dataset.ConceptNameCodeSequence[0].CodeMeaning = "long" * 17
 
 
 def bad_uid(dataset):

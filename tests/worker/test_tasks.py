@@ -183,7 +183,7 @@ def test_a_document_that_is_not_fit_to_be_sent_fails_the_study_and_sends_nothing
         assert outbox.deliveries(session) == []
     assert bench.results(uid) == []
     assert (study.state, study.reason) == (StudyState.FAILED, Reason.DOCUMENT_INVALID)
-    assert "the SR is not fit to be sent: UID is not a UID" in study.detail
+    assert "the SR is not fit to be sent: DeviceUID is not a UID" in study.detail
     assert "studies requeue" in study.detail
 
 
