@@ -52,10 +52,13 @@ FORMS: Final[Mapping[str, re.Pattern[str]]] = {
 }
 """What a value of these representations looks like (PS3.5 table 6.2-1)."""
 
-LENGTHS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "ST": 1024, "LT": 10240}
+LENGTHS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "ST": 1024}
 """Characters of one value (PS3.5 table 6.2-1); what is longer is cut."""
 
-TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+FREE_TEXT: Final = frozenset({"LT", "UT"})
+"""Comments may say anything of anybody, and no result needs them."""
+
+TEXT: Final = frozenset({"LO", "PN", "SH", "ST", "UC"})
 ESCAPES: Final = re.compile(r"\x1b(\$[()]?[A-Z]|[()-][A-Z])")
 """Switches between ISO 2022 character sets: pydicom leaves those of GB 2312 in."""
 
@@ -116,6 +119,8 @@ def _clean(dataset: Dataset) -> Dataset:
             continue
         try:
             element = dataset[tag]
+            if element.VR in FREE_TEXT:
+                continue
             value = _items(element) if element.VR == "SQ" else _value(element)
             no_uid = element.VR == "UI" and not value  # empty, it would be copied on
             if value != [] and not no_uid:
