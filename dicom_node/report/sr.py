@@ -90,9 +90,18 @@ def build_sr(
             content_time=at.time().replace(microsecond=0),
             series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
+        _separate(report)
         restore(report, evidence, case.selection.frame)
         finish(report, evidence, at, device)
         return encode(report, KIND)
+
+
+def _separate(container: Dataset) -> None:
+    """Let renderers put each item on a line with its name, not all into one sentence."""
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.get("ContentSequence") or ():
+        if item.ValueType == "CONTAINER":
+            _separate(item)
 
 
 def _evidence(evidence: Dataset, carrier: Dataset | None) -> list[Dataset]:

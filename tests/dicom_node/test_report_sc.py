@@ -1,3 +1,5 @@
+import json
+import urllib.request
 from dataclasses import replace
 from io import BytesIO
 
@@ -17,6 +19,7 @@ from dicom_node.roi import read_rois
 from dicom_node.selection import select
 from tests import dicom_objects, report_cases
 from tests.dicom_objects import BOX, gsps_rectangle, mr_slice
+from tests.peers import Orthanc
 from tests.report_cases import DEVICE, every_case, pending, ran
 from tests.validators import dciodvfy, written
 
@@ -83,6 +86,24 @@ def test_the_capture_lies_where_its_source_lies(shown):
     assert source.ReferencedSOPInstanceUID == header.SOPInstanceUID
     assert list(capture.PatientOrientation) == ["L", "P"]
     assert capture.Laterality == "L"
+
+
+def test_a_pacs_shows_the_picture_that_was_drawn(shown, tmp_path):
+    case, header, pixels = shown
+    capture = build_sc(case, Stage.SLN, header, pixels, DEVICE)
+    pacs = Orthanc(tmp_path / "pacs", 11112).start()
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{pacs.http}/instances", data=capture.content
+        ) as answer:
+            stored = json.load(answer)["ID"]
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{pacs.http}/instances/{stored}/preview"
+        ) as answer:
+            shown_there = np.asarray(Image.open(BytesIO(answer.read())))
+    finally:
+        pacs.stop()
+    np.testing.assert_array_equal(shown_there, parsed(capture).pixel_array)
 
 
 def test_the_capture_says_what_it_is(shown):
