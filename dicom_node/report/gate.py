@@ -53,7 +53,16 @@ class Origin:
     instance_uid: str
 
 
-Rule: TypeAlias = Callable[[Dataset, Document], Iterator[str]]
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An object as a peer reads it: the data set, and with it every item below."""
+
+    dataset: Dataset
+    parts: tuple[Dataset, ...]
+    document: Document
+
+
+Rule: TypeAlias = Callable[[_Reading], Iterator[str]]
 
 
 def faults(document: Document, origin: Origin | None = None) -> tuple[str, ...]:
@@ -69,22 +78,22 @@ def faults(document: Document, origin: Origin | None = None) -> tuple[str, ...]:
     """
     try:
         with silence():
-            found = list(_encoding(document))
             dataset = dcmread(BytesIO(document.content))
+            found = list(_encoding(dataset, document))  # first: later rules decode
+            reading = _Reading(dataset, tuple(_datasets(dataset)), document)
             for rule in RULES:
-                found.extend(rule(dataset, document))
+                found.extend(rule(reading))
             if origin is not None:
-                found.extend(_origin(dataset, origin))
+                found.extend(_origin(reading, origin))
     except PARSE_ERRORS as error:
         return (f"it cannot be read again ({type(error).__name__})",)
     return tuple(found)
 
 
-def _encoding(document: Document) -> Iterator[str]:
+def _encoding(dataset: Dataset, document: Document) -> Iterator[str]:
     """Check the text as bytes: pydicom would put a mark in place of what is wrong."""
     if hashlib.sha256(document.content).hexdigest() != document.sha256:
         yield "its digest is another"
-    dataset = dcmread(BytesIO(document.content))
     if text(dataset, "SpecificCharacterSet") != CHARACTER_SET:
         yield f"SpecificCharacterSet is not {CHARACTER_SET}"
     for tag, value in _raw_text(dataset):
@@ -105,8 +114,9 @@ def _raw_text(dataset: Dataset) -> Iterator[tuple[BaseTag, bytes]]:
             yield tag, element.value
 
 
-def _names(dataset: Dataset, document: Document) -> Iterator[str]:
+def _names(reading: _Reading) -> Iterator[str]:
     """File meta information, data set and outbox call the object the same."""
+    dataset, document = reading.dataset, reading.document
     meta = dataset.file_meta
     if text(meta, "TransferSyntaxUID") != ExplicitVRLittleEndian:
         yield "its transfer syntax is not Explicit VR Little Endian"
@@ -120,8 +130,9 @@ def _names(dataset: Dataset, document: Document) -> Iterator[str]:
             yield "file meta information, data set and outbox name different objects"
 
 
-def _attributes(dataset: Dataset, document: Document) -> Iterator[str]:
+def _attributes(reading: _Reading) -> Iterator[str]:
     """Check presence and type of what the modules of the IOD demand."""
+    dataset, document = reading.dataset, reading.document
     module = MODULES.get(document.kind)
     if module is None or document.sop_class_uid not in module.sop_classes:
         yield f"{document.kind} is no kind of document with this SOP class"
@@ -145,24 +156,23 @@ def _pixels(dataset: Dataset, keyword: str, bytes_each: int) -> Iterator[str]:
         yield f"{keyword} does not fill Rows and Columns"
 
 
-def _uids(dataset: Dataset, document: Document) -> Iterator[str]:
-    del document
-    for item in _datasets(dataset):
+def _uids(reading: _Reading) -> Iterator[str]:
+    for item in reading.parts:
         for element in item:
             values = element.value if element.VM > 1 else [element.value]
             if element.VR == "UI" and not all(is_valid_uid(str(one)) for one in values):
                 yield f"{element.keyword} is not a UID"
 
 
-def _private(dataset: Dataset, document: Document) -> Iterator[str]:
-    del document
-    if any(tag.is_private for item in _datasets(dataset) for tag in item.keys()):  # noqa: SIM118 - values are not needed
+def _private(reading: _Reading) -> Iterator[str]:
+    tags = (tag for item in reading.parts for tag in item.keys())  # noqa: SIM118 - iteration would parse each value
+    if any(tag.is_private for tag in tags):
         yield "it has private attributes"
 
 
-def _marks(dataset: Dataset, document: Document) -> Iterator[str]:
+def _marks(reading: _Reading) -> Iterator[str]:
     """Whoever meets the object again can tell whose it is, and what it is for."""
-    del document
+    dataset = reading.dataset
     schemes = dataset.get("CodingSchemeIdentificationSequence") or ()
     if not any(text(one, "CodingSchemeDesignator") == SCHEME for one in schemes):
         yield f"it does not declare the coding scheme {SCHEME}"
@@ -174,9 +184,8 @@ def _marks(dataset: Dataset, document: Document) -> Iterator[str]:
         yield "SeriesDescription does not begin with RESEARCH"
 
 
-def _codes(dataset: Dataset, document: Document) -> Iterator[str]:
-    del document
-    for item in _datasets(dataset):
+def _codes(reading: _Reading) -> Iterator[str]:
+    for item in reading.parts:
         for element in item:
             if element.VR == "SQ" and element.keyword.endswith(CODE_SEQUENCES):
                 for code in element.value:
@@ -194,9 +203,9 @@ def _code(code: Dataset) -> Iterator[str]:
         yield "a private code is not as the conformance statement publishes it"
 
 
-def _references(dataset: Dataset, document: Document) -> Iterator[str]:
+def _references(reading: _Reading) -> Iterator[str]:
     """What an object points at is among what it declares to be made of."""
-    del document
+    dataset = reading.dataset
     declared = {
         text(item, "ReferencedSOPInstanceUID")
         for keyword in EVIDENCE
@@ -229,9 +238,9 @@ POINTERS: Final = (
 )
 
 
-def _claims(dataset: Dataset, document: Document) -> Iterator[str]:
-    if document.kind == "SR":
-        yield from false_claims(dataset)
+def _claims(reading: _Reading) -> Iterator[str]:
+    if reading.document.kind == "SR":
+        yield from false_claims(reading.dataset)
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -246,8 +255,9 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-def _origin(dataset: Dataset, origin: Origin) -> Iterator[str]:
+def _origin(reading: _Reading, origin: Origin) -> Iterator[str]:
     """Check that the object is filed where its source is, under its derived UIDs."""
+    dataset = reading.dataset
     for keyword in IDENTITY:
         if text(dataset, keyword) != text(origin.evidence, keyword):
             yield f"{keyword} is not the source's"
@@ -256,7 +266,7 @@ def _origin(dataset: Dataset, origin: Origin) -> Iterator[str]:
     if text(dataset, "SOPInstanceUID") != origin.instance_uid:
         yield "SOPInstanceUID is not the one that follows from its result"
     image = text(origin.evidence, "SOPInstanceUID")
-    named = {text(item, "ReferencedSOPInstanceUID") for item in _datasets(dataset)}
+    named = {text(item, "ReferencedSOPInstanceUID") for item in reading.parts}
     if image not in named:
         yield "it does not name the analysed image"
 

@@ -34,7 +34,7 @@ from dicom_node.report.encode import (
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
 from dicom_node.report.groups import lesion_group, stage_group
-from dicom_node.report.reference import restore
+from dicom_node.report.reference import is_multi_frame, restore
 from dicom_node.report.summary import summary
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
@@ -91,13 +91,14 @@ def build_sr(
             series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
         _separate(report)
-        restore(report, evidence, case.selection.frame)
+        if is_multi_frame(evidence):
+            restore(report, evidence, case.selection.frame)
         finish(report, evidence, at, device)
         return encode(report, KIND)
 
 
 def _separate(container: Dataset) -> None:
-    """Let renderers put each item on a line with its name, not all into one sentence."""
+    """Let renderers give each item a line with its name, not one sentence to all."""
     container.ContinuityOfContent = "SEPARATE"
     for item in container.get("ContentSequence") or ():
         if item.ValueType == "CONTAINER":
