@@ -20,6 +20,7 @@ from dicom_node.own import SCHEME, is_own
 from dicom_node.report import codes
 from dicom_node.report.claims import false_claims
 from dicom_node.report.modules import MODULES, Type
+from dicom_node.report.reference import every_item
 from dicom_node.silence import silence
 from dicom_node.study import is_valid_uid
 
@@ -80,7 +81,7 @@ def faults(document: Document, origin: Origin | None = None) -> tuple[str, ...]:
         with silence():
             dataset = dcmread(BytesIO(document.content))
             found = list(_encoding(dataset, document))  # first: later rules decode
-            reading = _Reading(dataset, tuple(_datasets(dataset)), document)
+            reading = _Reading(dataset, tuple(every_item(dataset)), document)
             for rule in RULES:
                 found.extend(rule(reading))
             if origin is not None:
@@ -273,13 +274,4 @@ def _origin(reading: _Reading, origin: Origin) -> Iterator[str]:
 
 def _below(items: Iterable[Dataset]) -> Iterator[Dataset]:
     for item in items:
-        yield from _datasets(item)
-
-
-def _datasets(dataset: Dataset) -> Iterator[Dataset]:
-    """Walk the data set and every item below it."""
-    yield dataset
-    for element in dataset:
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _datasets(item)
+        yield from every_item(item)

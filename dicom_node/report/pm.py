@@ -23,13 +23,17 @@ from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.encode import encode, equipment, finish, nameless, written_at
 from dicom_node.report.evidence import as_evidence, has_geometry, has_plane
-from dicom_node.report.reference import as_single_frame, derivation, restore
+from dicom_node.report.reference import (
+    as_single_frame,
+    derivation,
+    map_number,
+    restore,
+)
 from dicom_node.report.uids import case_uid, derived_uid, instance_uid
 from dicom_node.silence import silence
 
 KIND: Final = "PM"
 SERIES_NUMBERS: Final = {Laterality.LEFT: 99131, Laterality.RIGHT: 99132}
-NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
 EXPLANATION: Final = "logit difference, positive speaks for metastasis"
 
 
@@ -88,7 +92,7 @@ def _map(
         series_instance_uid=case_uid(case, evidence, device.uid, KIND),
         series_number=SERIES_NUMBERS[side],
         sop_instance_uid=instance_uid(case, evidence, device.uid, KIND, stage),
-        instance_number=2 * (case.version - 1) + NUMBER_IN_VERSION[stage],
+        instance_number=map_number(case, stage),
         manufacturer=device.manufacturer,
         **equipment(device),
         contains_recognizable_visual_features=False,

@@ -7,7 +7,7 @@ from pydicom import Dataset
 from pydicom.uid import MRImageStorage
 
 from dicom_node.attributes import number
-from dicom_node.findings import CaseFinding, StageFinding
+from dicom_node.findings import CaseFinding, Stage, StageFinding
 from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.makers import coded
@@ -20,6 +20,7 @@ REPLACED: Final = (
 )
 """What an image of one frame has otherwise."""
 
+NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
 LISTS: Final = frozenset(
     {
         "CurrentRequestedProcedureEvidenceSequence",
@@ -89,17 +90,22 @@ def restore(made: Dataset, evidence: Dataset, frame: int) -> None:
 
 
 def _restore_item(item: Dataset, evidence: Dataset, frame: int | None) -> None:
-    for one in _items(item):
+    for one in every_item(item):
         if one.get("ReferencedSOPInstanceUID") == evidence.SOPInstanceUID:
             one.ReferencedSOPClassUID = evidence.SOPClassUID
             if frame is not None and is_multi_frame(evidence):
                 one.ReferencedFrameNumber = frame
 
 
-def _items(dataset: Dataset) -> Iterator[Dataset]:
+def every_item(dataset: Dataset) -> Iterator[Dataset]:
     """Walk a data set and every item below it."""
     yield dataset
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                yield from _items(item)
+                yield from every_item(item)
+
+
+def map_number(case: CaseFinding, stage: Stage) -> int:
+    """Return the Instance Number of a map: two for each version of a case."""
+    return 2 * (case.version - 1) + NUMBER_IN_VERSION[stage]

@@ -20,13 +20,12 @@ from dicom_node.report.encode import (
 )
 from dicom_node.report.evidence import as_evidence, has_plane, pixel_spacing
 from dicom_node.report.picture import Scene, draw
-from dicom_node.report.reference import derivation, source_item
+from dicom_node.report.reference import derivation, map_number, source_item
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
 KIND: Final = "SC"
 SERIES_NUMBERS: Final = {Laterality.LEFT: 99111, Laterality.RIGHT: 99112}
-NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
 PLANE: Final = (
     "FrameOfReferenceUID",
     "ImageOrientationPatient",
@@ -107,7 +106,7 @@ def _capture(
         series_instance_uid=case_uid(case, evidence, device.uid, KIND),
         series_number=SERIES_NUMBERS[side],
         sop_instance_uid=instance_uid(case, evidence, device.uid, KIND, stage),
-        instance_number=2 * (case.version - 1) + NUMBER_IN_VERSION[stage],
+        instance_number=map_number(case, stage),
         manufacturer=device.manufacturer,
         patient_orientation=("L", "P"),  # mandatory here, replaced below
         transfer_syntax_uid=ExplicitVRLittleEndian,
