@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
-# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis.
-PEERS := dcmtk openjph-tools orthanc postgresql redis-server
+# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
+# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K.
+PEERS := bsh dcmtk openjph-tools orthanc pixelmed-apps postgresql redis-server
 
 .PHONY: demo test lint bench install peers lock clean
 
@@ -43,7 +44,8 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
-	  && command -v redis-server >/dev/null \
+	  && command -v redis-server >/dev/null && command -v DicomSRValidator >/dev/null \
+	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null \
 	  || { $(SUDO) apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $(PEERS); }

@@ -8,6 +8,7 @@
     + PermanentError             the same input fails the same way every time
         - PeerRejectedError      the peer refused an object; carries the status
         - UnreadableObjectError  bytes that are not the DICOM object they claim to be
+        - InvalidDocumentError   an object of ours that must not be sent
         - StudyHeldError         a person or another object is needed; carries a Reason
         - StudyIgnoredError      not a study for us; carries a Reason
         - SettingsError          the configuration cannot be used
@@ -62,6 +63,13 @@ class PeerRejectedError(PermanentError):
 
 class UnreadableObjectError(PermanentError):
     """Bytes that cannot be read as the DICOM object that they claim to be."""
+
+
+class InvalidDocumentError(PermanentError):
+    """An object that Sentinode wrote, or could not write, must not leave.
+
+    The message names every fault, without a value of the patient's.
+    """
 
 
 class SettingsError(PermanentError):

@@ -37,7 +37,14 @@ def wait_until(look, what, timeout=60.0):
 class Orthanc:
     """A PACS from Debian's packages, with its own database and REST interface."""
 
-    def __init__(self, folder: Path, sentinode_port: int, lua: str | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        sentinode_port: int,
+        lua: str | None = None,
+        plugins: Sequence[Path] = (),
+    ):
+        self.plugins = plugins
         self.folder = folder
         self.port = free_port()
         self.http = free_port()
@@ -70,6 +77,7 @@ class Orthanc:
             "OverwriteInstances": False,
             "DicomModalities": {"sentinode": [AET, "127.0.0.1", self._sentinode_port]},
             "LuaScripts": scripts,
+            "Plugins": [str(plugin) for plugin in self.plugins],
         }
         path = self.folder / "orthanc.json"
         path.write_text(json.dumps(config))

@@ -1,10 +1,7 @@
-"""Findings for tests of the reports, and the validators that judge what is written."""
+"""Findings for tests of the reports: every state that a case can be in."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +9,7 @@ from numpy.typing import NDArray
 from dicom_node.findings import (
     CaseFinding,
     Deposit,
-    Document,
+    Laterality,
     Pathway,
     Proportion,
     Risk,
@@ -67,6 +64,12 @@ def did_not_run(status: StageStatus) -> StageFinding:
     return StageFinding(Stage.NSLN, status)
 
 
+def conditional(probability: float) -> StageFinding:
+    """What stage II says ahead of the dissection: numbers, and no risk group."""
+    ahead = ran(Stage.NSLN, probability)
+    return replace(ahead, status=StageStatus.CONDITIONAL, risk=None)
+
+
 def pending(selection: Selection) -> CaseFinding:
     """High risk in stage I, and the result of dissection awaited."""
     return CaseFinding(
@@ -83,7 +86,7 @@ def pending(selection: Selection) -> CaseFinding:
 
 
 def every_case(selection: Selection) -> dict[str, CaseFinding]:
-    """One case for each way in which stage II ends."""
+    """One case for each state that a report can tell of."""
     first = pending(selection)
     low = replace(first, sln=ran(Stage.SLN, 0.12), pathway=Pathway.SLN_LOW_RISK)
     ran_too = {"nsln": ran(Stage.NSLN, 0.31), "slnd": POSITIVE}
@@ -97,14 +100,22 @@ def every_case(selection: Selection) -> dict[str, CaseFinding]:
             pathway=Pathway.SLN_NEGATIVE,
         ),
         "not indicated": replace(low, nsln=did_not_run(StageStatus.NOT_INDICATED)),
-        "conditional": replace(
-            first,
-            nsln=replace(
-                ran(Stage.NSLN, 0.62), status=StageStatus.CONDITIONAL, risk=None
-            ),
-        ),
         "discordant": replace(
             low, **ran_too, pathway=Pathway.NSLN_LOW_RISK, discordant=True
+        ),
+        "high twice": replace(
+            first,
+            nsln=ran(Stage.NSLN, 0.77),
+            slnd=POSITIVE,
+            pathway=Pathway.NSLN_HIGH_RISK,
+            version=2,
+        ),
+        "withdrawn": replace(
+            first, slnd=replace(POSITIVE, result=Slnd.WITHDRAWN), version=3
+        ),
+        "conditional": replace(first, nsln=conditional(0.31)),
+        "right side": replace(
+            first, selection=replace(selection, laterality=Laterality.RIGHT)
         ),
     }
 
@@ -120,15 +131,3 @@ def heat(
     placed = np.full(shape, np.nan, dtype=np.float32)
     placed[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] = 4.0 - 6.0 * far
     return placed
-
-
-def validate(document: Document, path: Path) -> list[str]:
-    """Return the errors that dciodvfy finds."""
-    path.write_bytes(document.content)
-    dciodvfy = Path(sys.executable).with_name("dciodvfy")
-    done = subprocess.run(
-        [dciodvfy, "-new", path], capture_output=True, text=True, check=False
-    )
-    said = done.stderr.splitlines()
-    assert any("Storage" in line or "SR" in line or "SC" in line for line in said), said
-    return [line for line in said if line.startswith("Error")]

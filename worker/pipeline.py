@@ -39,8 +39,9 @@ from dicom_node.findings import (
 )
 from dicom_node.images import MrImage, StudyObjects
 from dicom_node.kinds import Catalogue, catalogue
-from dicom_node.report import sc, sr
+from dicom_node.report import documents
 from dicom_node.report.device import Device
+from dicom_node.report.documents import Material
 from dicom_node.roi import RoiReading
 from dicom_node.selection import DEFAULT_RULES, Rules
 from dicom_node.study import Reason, SopInstanceUid, StoredInstance, StudyUid
@@ -114,6 +115,7 @@ def analyze(
             analysed before is not marked any more.
         StudyIgnoredError: Not a study for Sentinode.
         UnreadableObjectError: The marked slice cannot be decoded.
+        InvalidDocumentError: A document is not fit to be sent.
     """
     started = time.perf_counter()
     objects, reading = read_marked(study.stored, study.manual, study.rules)
@@ -242,12 +244,12 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
 
     begun = time.perf_counter()
     finding = _finding(case, sln, nsln)
-    documents = _documents(case, finding, (header, pixels), device)
+    encoded = _documents(case, finding, (header, pixels), device)
     report_ms = _since(begun)
     return AnalyzedCase(
         case_id=case_id(case.study.study_uid, case.selection.laterality),
         finding=finding,
-        documents=documents,
+        documents=encoded,
         input_sop_instance_uids=(case.selection.sop_instance_uid,),
         input_sha256=case.input_sha256,
         supersedes=case.prior.result_id if case.prior else None,
@@ -368,14 +370,12 @@ def _documents(
     source: tuple[Dataset, NDArray[np.float32]],
     device: Device,
 ) -> tuple[Document, ...]:
-    """Encode one SR, and one capture for each stage that ran in this version."""
+    """Encode and check what a PACS gets of this version."""
     header, pixels = source
     path = case.prior.report if case.prior else None
     previous = images.read_header(path) if path else None
-    report = sr.build_sr(finding, header, case.carrier, previous, device)
-    ran = [one for one in (finding.sln, finding.nsln) if one.heat is not None]
-    captures = [sc.build_sc(finding, one.stage, header, pixels, device) for one in ran]
-    return (report, *captures)
+    material = Material(header, pixels, case.carrier, previous)
+    return documents.write(finding, material, device)
 
 
 def _kept(case: _Case, pixels: NDArray[np.float32]) -> KeptInput:

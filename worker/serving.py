@@ -1,12 +1,16 @@
 """The cascade that is in service: which models, on which device, loaded when."""
 
+import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
 
+import dicom_node
+import worker
 from dicom_node import __version__
 from dicom_node.db import Sessions
 from dicom_node.errors import SettingsError
@@ -74,7 +78,24 @@ def signing_device(settings: WorkerSettings) -> Device:
         serial=digest.hex()[:12],
         software_version=__version__,
         station=settings.station,
+        code_sha256=code_sha256(),
+        outputs=settings.outputs,
     )
+
+
+@cache
+def code_sha256() -> str:
+    """Digest the program's own source: a version alone does not tell two builds apart.
+
+    Read once for each process; the same for a checkout and for an installed package.
+    """
+    digest = hashlib.sha256()
+    for package in (dicom_node, worker):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{root.name}/{path.relative_to(root).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def choose_device(wanted: str, index: int) -> torch.device:

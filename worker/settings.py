@@ -9,10 +9,11 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
 from pydantic_settings import NoDecode
 
 from dicom_node.findings import StageTwo
+from dicom_node.report.device import DEFAULT_OUTPUTS, Output
 from dicom_node.settings import (
     ENV_PREFIX,
     Listed,
@@ -58,6 +59,7 @@ class WorkerSettings(NodeSettings):
     HL7 is off without `hl7_port`; without `hl7_allow` only this host may call.
     `hl7_issuers` gives assigning authorities (PID-3.4) their DICOM issuer of patient
     ID; `hl7_words` is a table of the site's words (see `dicom_node.vocabulary`).
+    `outputs` are the kinds of documents that a PACS gets; the SR is always one.
     """
 
     broker_url: str | None = None
@@ -78,6 +80,7 @@ class WorkerSettings(NodeSettings):
     roi_overlays: bool = False
     require_phase: bool = False
     readers: Literal["hold", "mean"] = "hold"
+    outputs: Annotated[tuple[Output, ...], NoDecode, Listed] = DEFAULT_OUTPUTS
     itc_is_positive: bool = False
     stage_two: StageTwo = StageTwo.ON_SLND
     slnd_window_days: int = Field(default=180, ge=0)
@@ -95,6 +98,13 @@ class WorkerSettings(NodeSettings):
     hl7_max_bytes: int = Field(default=65_536, ge=1024)
     hl7_frame_timeout: timedelta = timedelta(seconds=30)
     hl7_idle_timeout: timedelta = timedelta(hours=1)
+
+    @field_validator("outputs")
+    @classmethod
+    def _has_report(cls, value: tuple[Output, ...]) -> tuple[Output, ...]:
+        if Output.SR not in value:
+            raise ValueError("must name SR: a map without its report says too little")
+        return value
 
     @property
     def broker(self) -> str:

@@ -36,11 +36,16 @@ ARTIFICIAL_INTELLIGENCE: Final = Code("123110", "DCM", "Artificial Intelligence"
 LESION: Final = Code("52988006", "SCT", "Lesion")
 BREAST: Final = Code("76752008", "SCT", "Breast")
 BOUNDED_BY: Final = Code("75958009", "SCT", "Bounded by")
+MEASUREMENT_GROUP: Final = Code("125007", "DCM", "Measurement Group")
 PERCENT: Final = Code("%", "UCUM", "Percent")
 SENTINEL_BIOPSY: Final = Code("396487001", "SCT", "Sentinel lymph node biopsy")
 SOURCE_IMAGE: Final = Code(
     "121322", "DCM", "Source image for image processing operation"
 )
+ACQUISITION: Final = Code("109101", "DCM", "Acquisition Equipment")
+PROCESSING: Final = Code("109102", "DCM", "Processing Equipment")
+CLASS_ACTIVATION: Final = Code("130402", "DCM", "Class activation")
+NO_UNITS: Final = Code("1", "UCUM", "no units")
 
 SIDES: Final = {
     Laterality.LEFT: Code("7771000", "SCT", "Left"),
@@ -72,6 +77,7 @@ STATUSES: Final = {
     StageStatus.NOT_INDICATED: _own("ST-NOTIND", "Not indicated"),
     StageStatus.CONDITIONAL: _own("ST-COND", "Conditional on lymph node result"),
 }
+SUMMARY: Final = _own("SUMMARY", "Summary for a human reader")
 PATHWAY: Final = _own("PATHWAY", "Place in the clinical pathway")
 PATHWAYS: Final = {
     Pathway.SLN_LOW_RISK: _own("PW-SLN-LOW", "Low risk of sentinel node metastasis"),
@@ -97,3 +103,27 @@ STAGE_TITLES: Final = {
 }
 TITLES: Final = (LESION_TITLE, *STAGE_TITLES.values())
 """Tracking identifiers of the measurement groups, in the order of the report."""
+
+PUBLISHED: Final = {
+    code.value: code.meaning
+    for code in (
+        *PROBABILITY.values(),
+        *RISK.values(),
+        THRESHOLD,
+        STAGE_STATUS,
+        *STATUSES.values(),
+        SUMMARY,
+        PATHWAY,
+        *PATHWAYS.values(),
+        USE,
+        RESEARCH_USE_ONLY,
+        SLND_SOURCE,
+        SLICE_RULE,
+        PHASE,
+        SIDE_SOURCE,
+        THRESHOLD_SOURCE,
+        PERFORMANCE,
+        DISCORDANCE,
+    )
+}
+"""Every private code with its meaning, as the conformance statement publishes them."""

@@ -3,23 +3,32 @@
 import hashlib
 from datetime import datetime
 from io import BytesIO
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset, dcmwrite
+from pydicom.uid import UID
 
 from dicom_node.attributes import text, zone
 from dicom_node.findings import CaseFinding, Document
 from dicom_node.own import SCHEME
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.report.codes import (
     SCHEME_NAME,
     SCHEME_RESPONSIBLE,
     SCHEME_VERSION,
 )
 from dicom_node.report.device import Device
+from dicom_node.report.makers import makers
 from dicom_node.study import SopInstanceUid
 
 NAMES: Final = ("PatientName", "ReferringPhysicianName")
+TIMES: Final = (
+    ("InstanceCreationDate", "InstanceCreationTime"),
+    ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
+    ("PresentationCreationDate", "PresentationCreationTime"),
+)
+"""What highdicom takes from the clock; the same case must give the same bytes."""
 
 
 def written_at(case: CaseFinding, evidence: Dataset) -> datetime:
@@ -34,7 +43,7 @@ class Equipment(TypedDict):
     """What every object of ours says of its origin, as highdicom names it."""
 
     manufacturer_model_name: str
-    software_versions: list[str]
+    software_versions: Any
     device_serial_number: str
     content_qualification: str
     coding_schemes: list[CodingSchemeIdentificationItem]
@@ -45,7 +54,7 @@ def equipment(device: Device) -> Equipment:
     return Equipment(
         manufacturer_model_name=device.model_name,
         # a list: highdicom's hint says tuple, pydicom then cannot write it
-        software_versions=[device.software_version],
+        software_versions=device.software_versions,
         device_serial_number=device.serial,
         content_qualification="RESEARCH",
         coding_schemes=[private_scheme()],
@@ -73,24 +82,23 @@ def nameless(evidence: Dataset) -> Dataset:
     return bare
 
 
-def finish(dataset: Dataset, evidence: Dataset, at: datetime) -> None:
-    """Put the names back, and our own time in place of the clock's."""
+def finish(dataset: Dataset, evidence: Dataset, at: datetime, device: Device) -> None:
+    """Put the names back, our own time in place of the clock's, and name the makers."""
     for keyword in NAMES:
         setattr(dataset, keyword, evidence.get(keyword, ""))
-    dataset.InstanceCreationDate = f"{at:%Y%m%d}"
-    dataset.InstanceCreationTime = f"{at:%H%M%S}"
-    if "DateOfSecondaryCapture" in dataset:
-        dataset.DateOfSecondaryCapture = f"{at:%Y%m%d}"
-        dataset.TimeOfSecondaryCapture = f"{at:%H%M%S}"
+    for date, clock in TIMES:
+        if date in dataset:
+            setattr(dataset, date, f"{at:%Y%m%d}")
+            setattr(dataset, clock, f"{at:%H%M%S}")
     if zone(evidence) is not None:
         dataset.TimezoneOffsetFromUTC = text(evidence, "TimezoneOffsetFromUTC")
-    for item in dataset.get("ContributingEquipmentSequence") or ():
-        if text(item, "ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = f"{at:%Y%m%d%H%M%S}"
+    dataset.ContributingEquipmentSequence = makers(evidence, at, device)
 
 
 def encode(dataset: Dataset, kind: str) -> Document:
     """Freeze a data set as the bytes of a Part 10 file."""
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     buffer = BytesIO()
     dcmwrite(buffer, dataset, enforce_file_format=True)
     content = buffer.getvalue()

@@ -6,13 +6,21 @@ allow. What we write must not repeat such a defect, and must not fail on it eith
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Final
 
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 
-from dicom_node.attributes import VALUE_ERRORS, frame_header, numbers, real
+from dicom_node.attributes import (
+    VALUE_ERRORS,
+    frame_header,
+    numbers,
+    real,
+    text,
+)
 from dicom_node.silence import silence
+from dicom_node.study import is_valid_uid
 
 INHERITED: Final = (
     "AccessionNumber",
@@ -43,6 +51,38 @@ FORMS: Final[Mapping[str, re.Pattern[str]]] = {
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?\s*", re.ASCII),
 }
 """What a value of these representations looks like (PS3.5 table 6.2-1)."""
+
+LENGTHS: Final[Mapping[str, int]] = {"LO": 64, "SH": 16, "ST": 1024}
+"""Characters of one value (PS3.5 table 6.2-1); what is longer is cut."""
+
+FREE_TEXT: Final = frozenset({"LT", "UT"})
+"""Comments may say anything of anybody, and no result needs them."""
+
+TEXT: Final = frozenset({"LO", "PN", "SH", "ST", "UC"})
+ESCAPES: Final = re.compile(r"\x1b(\$[()]?[A-Z]|[()-][A-Z])")
+"""Switches between ISO 2022 character sets: pydicom leaves those of GB 2312 in."""
+
+IDENTIFIERS: Final = frozenset(
+    {"AccessionNumber", "IssuerOfPatientID", "PatientID", "StudyID", "CodeValue"}
+)
+"""Half an identifier is another one: these stay as they are, however long."""
+
+CODE: Final = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+ENTITY: Final = ("UniversalEntityID", "UniversalEntityIDType")
+SEQUENCES: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "DeidentificationMethodCodeSequence": (CODE,),
+    "IssuerOfAccessionNumberSequence": (("LocalNamespaceEntityID",), ENTITY),
+    "IssuerOfPatientIDQualifiersSequence": (ENTITY,),
+    "OtherPatientIDsSequence": (("PatientID", "TypeOfPatientID"),),
+    "ProcedureCodeSequence": (CODE,),
+    "ReferencedStudySequence": (("ReferencedSOPClassUID", "ReferencedSOPInstanceUID"),),
+}
+"""Sequences worth inheriting, and what each item must hold: one of these groups.
+
+The many others may lack anything inside, and no archive files an object by them.
+"""
+
+MAX_CODE: Final = 16
 
 
 def as_evidence(dataset: Dataset, frame: int = 1) -> Dataset:
@@ -79,40 +119,88 @@ def _clean(dataset: Dataset) -> Dataset:
             continue
         try:
             element = dataset[tag]
-            value = _value(element)
-            if value != []:
+            if element.VR in FREE_TEXT:
+                continue
+            value = _items(element) if element.VR == "SQ" else _value(element)
+            no_uid = element.VR == "UI" and not value  # empty, it would be copied on
+            if value != [] and not no_uid:
                 clean.add(DataElement(tag, element.VR, value))
         except VALUE_ERRORS:
             continue
     return clean
 
 
+def _items(element: DataElement) -> list[Dataset]:
+    """Return the items that are whole; half a code, for one, says nothing."""
+    groups = SEQUENCES.get(element.keyword, ())
+    items = [_clean(item) for item in element.value] if groups else []
+    return [item for item in items if _is_whole(item, groups)]
+
+
+def _is_whole(item: Dataset, groups: tuple[tuple[str, ...], ...]) -> bool:
+    if len(text(item, "CodeValue")) > MAX_CODE:
+        return False
+    return any(all(text(item, name) for name in group) for group in groups)
+
+
 def _value(element: DataElement) -> object:
-    if element.VR == "SQ":
-        items = [_clean(item) for item in element.value]
-        return [item for item in items if not _is_half_a_code(item)]
+    """Return a value as it may be written, or None where it may not."""
     many = element.VM > 1
     values = list(element.value) if many else [element.value]
-    if element.VR == "PN":
-        values = [str(one) for one in values]
-    form = FORMS.get(element.VR)
-    if form and not all(form.fullmatch(str(one)) for one in values if one is not None):
+    if element.VR in TEXT:
+        values = [one and ESCAPES.sub("", str(one)) for one in values]
+    limit = None if element.keyword in IDENTIFIERS else LENGTHS.get(element.VR)
+    if limit is not None:
+        values = [one and str(one)[:limit] for one in values]
+    said = [one for one in values if one is not None and one != ""]
+    if not all(_is_legal(element.VR, str(one)) for one in said):
         return None
     return values if many else values[0]
 
 
-def _is_half_a_code(item: Dataset) -> bool:
-    """Say whether an item is a code without a scheme or a meaning: it says nothing."""
-    return "CodeValue" in item and not (
-        item.get("CodingSchemeDesignator") and item.get("CodeMeaning")
+def _is_legal(representation: str, value: str) -> bool:
+    """Say whether a value is of its representation."""
+    if representation == "UI":
+        return is_valid_uid(value)
+    form = FORMS.get(representation)
+    if form is None:
+        return True
+    return form.fullmatch(value) is not None and (
+        representation != "DA" or _is_day(value)
     )
+
+
+def _is_day(value: str) -> bool:
+    try:
+        date(int(value[:4]), int(value[4:6]), int(value[6:8]))
+    except ValueError:
+        return False
+    return True
 
 
 def has_geometry(evidence: Dataset) -> bool:
     """Say whether an image library entry can describe the image (TID 1604)."""
     return (
-        numbers(evidence, "PixelSpacing", 2) is not None
+        pixel_spacing(evidence) is not None
         and numbers(evidence, "ImagePositionPatient", 3) is not None
         and numbers(evidence, "ImageOrientationPatient", 6) is not None
         and real(evidence, "SliceThickness") is not None
     )
+
+
+def has_plane(evidence: Dataset) -> bool:
+    """Say whether the image has a place in the patient: all of it, or none."""
+    return (
+        pixel_spacing(evidence) is not None
+        and numbers(evidence, "ImagePositionPatient", 3) is not None
+        and numbers(evidence, "ImageOrientationPatient", 6) is not None
+        and is_valid_uid(text(evidence, "FrameOfReferenceUID"))
+    )
+
+
+def pixel_spacing(evidence: Dataset) -> tuple[float, float] | None:
+    """Return the distances in mm between rows and between columns, if usable."""
+    spacing = numbers(evidence, "PixelSpacing", 2)
+    if spacing is None or min(spacing) <= 0:
+        return None
+    return spacing[0], spacing[1]

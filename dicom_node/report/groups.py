@@ -8,7 +8,6 @@ from highdicom import sr
 from pydicom import Dataset
 from pydicom.sr.coding import Code
 
-from dicom_node.attributes import number
 from dicom_node.findings import (
     CaseFinding,
     Proportion,
@@ -19,11 +18,17 @@ from dicom_node.findings import (
 )
 from dicom_node.report import codes
 from dicom_node.report.device import Device
+from dicom_node.report.reference import is_multi_frame
+from dicom_node.report.summary import DISCORDANT
 from dicom_node.report.uids import case_uid
+from dicom_node.study import is_valid_uid
 
 Group = sr.PlanarROIMeasurementsAndQualitativeEvaluations
 MAX_NAME: Final = 64
-"""Characters of a person's name (PS3.5 6.2)."""
+"""Characters of one group of a person's name (PS3.5 6.2)."""
+
+NAME_GROUPS: Final = 3
+"""Alphabetic, ideographic and phonetic."""
 
 Relationship = sr.RelationshipTypeValues
 
@@ -32,10 +37,9 @@ def lesion_group(case: CaseFinding, evidence: Dataset) -> Group:
     """Describe the rectangle: where, on which side, who drew it, why this slice."""
     selection = case.selection
     site = sr.FindingSite(codes.BREAST, laterality=codes.SIDES[selection.laterality])
-    tracking_uid = selection.roi.tracking_uid
     group = Group(
         tracking_identifier=sr.TrackingIdentifier(
-            uid=tracking_uid or case_uid(case, evidence, "lesion"),
+            uid=tracking_uid(case, evidence),
             identifier=codes.LESION_TITLE,
         ),
         referenced_region=_region(case, evidence),
@@ -60,13 +64,26 @@ def lesion_group(case: CaseFinding, evidence: Dataset) -> Group:
     return group
 
 
+def tracking_uid(case: CaseFinding, evidence: Dataset) -> str:
+    """Return the UID of the lesion: the reader's, else one that all versions share."""
+    given = case.selection.roi.tracking_uid or ""
+    return given if is_valid_uid(given) else case_uid(case, evidence, "lesion")
+
+
 def _reader(name: str) -> Sequence[Dataset]:
     return sr.ObserverContext(
         sr.CodedConcept.from_code(codes.PERSON),
         sr.PersonObserverIdentifyingAttributes(
-            name=name[:MAX_NAME], role_in_procedure=codes.READER
+            name=person_name(name), role_in_procedure=codes.READER
         ),
     )
+
+
+def person_name(said: str) -> str:
+    """Return text as one person's name: what a name cannot hold becomes a blank."""
+    plain = "".join(" " if one in "\\\r\n\t\f\x1b" else one for one in said)
+    groups = plain.split("=")[:NAME_GROUPS]
+    return "=".join(group[:MAX_NAME] for group in groups)
 
 
 def stage_group(
@@ -87,7 +104,7 @@ def stage_group(
             identifier=codes.STAGE_TITLES[finding.stage],
         ),
         referenced_region=_region(case, evidence),
-        algorithm_id=_algorithm(finding, device),
+        algorithm_id=_algorithm(case, finding, device),
         measurements=_measurements(finding),
         qualitative_evaluations=evaluations,
     )
@@ -109,18 +126,25 @@ def _measurements(finding: StageFinding) -> list[sr.Measurement] | None:
 
 
 def _algorithm(
-    finding: StageFinding, device: Device
+    case: CaseFinding, finding: StageFinding, device: Device
 ) -> sr.AlgorithmIdentification | None:
     """Name model, version and everything that decided the number (TID 4019)."""
     if finding.probability is None or finding.model is None:
         return None
     name, _, version = finding.model.partition("@")
+    selection = case.selection
     parameters = {
         "threshold": finding.threshold,
         "threshold-source": finding.threshold_source,
         "weights-sha256": finding.weights_sha256,
         "preprocessing-sha256": finding.preprocessing_sha256,
         "device": finding.device,
+        "input-sop-instance-uid": selection.sop_instance_uid,
+        "input-frame": selection.frame,
+        "marked-sop-instance-uid": selection.roi.sop_instance_uid,
+        "marked-by-sop-instance-uid": selection.roi.carrier_sop_instance_uid,
+        "code-version": device.software_version,
+        "code-sha256": device.code_sha256,
     }
     return sr.AlgorithmIdentification(
         name=name,
@@ -145,13 +169,7 @@ def _stage_texts(case: CaseFinding, finding: StageFinding) -> list[Dataset]:
             )
         )
     if finding.stage is Stage.NSLN and case.discordant:
-        items.append(
-            _text(
-                codes.DISCORDANCE,
-                "Discordant: stage I said low risk, and sentinel lymph node "
-                "dissection found metastasis.",
-            )
-        )
+        items.append(_text(codes.DISCORDANCE, DISCORDANT))
     return items
 
 
@@ -181,7 +199,7 @@ def _biopsy(slnd: SlndResult) -> list[sr.QualitativeEvaluation]:
 def _region(case: CaseFinding, evidence: Dataset) -> sr.ImageRegion:
     x0, y0, x1, y1 = case.selection.roi.box
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
-    many = (number(evidence, "NumberOfFrames") or 1) > 1
+    many = is_multi_frame(evidence)
     return sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
         graphic_data=corners,

@@ -1,32 +1,34 @@
 """The picture of a class activation map: slice, map, rectangle, scale, caption.
 
 Nothing in it identifies a patient. It has the matrix of the slice, so that it keeps
-the slice's geometry; on a small matrix the caption wraps instead of shrinking away.
+the slice's geometry; caption and scale lie on a dark strip at the edge that is farther
+from the mark, and wrap where a line is too narrow for them.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dicom_node.report.colour import blend, strength
+from dicom_node.report.lettering import INK, Lettering, lettering, wrap
 
 Box: TypeAlias = tuple[float, float, float, float]
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 DISPLAY_PERCENTILES: Final = (1.0, 99.5)
-MIN_FONT: Final = 9
-FONT_PER_COLUMN: Final = 1 / 32
 WHITE: Final = (255, 255, 255)
-INK: Final = (235, 235, 235)
-SHADE: Final = (0, 0, 0, 150)
-UNIT: Final = "logit"
-DASH: Final = "\u2013"
-"""The built-in font has no en dash, so it is drawn."""
+SHADE: Final = (0, 0, 0, 170)
+OUTLINE_PER_SIDE: Final = 1 / 512
+BAR_LETTERS: Final = 8
+"""Length of the colour bar, in letters."""
+
+MIN_BAR: Final = 16
+GAP: Final = 2
+AGAINST: Final = "against"
+FOR: Final = "for metastasis"
 
 FIELD_DIMMED: Final = 0.8
 """Brightness of the slice below the map: on white, a colour would fade."""
@@ -71,73 +73,62 @@ def _outline(image: Image.Image, box: Box) -> None:
     """Draw the rectangle just outside its pixels, so that it hides none of them."""
     x0, y0 = math.floor(box[0]) - 1, math.floor(box[1]) - 1
     x1, y1 = math.ceil(box[2]), math.ceil(box[3])
-    ImageDraw.Draw(image).rectangle((x0, y0, x1, y1), outline=WHITE)
+    pen = ImageDraw.Draw(image)
+    for n in range(max(1, round(min(image.size) * OUTLINE_PER_SIDE))):
+        pen.rectangle((x0 - n, y0 - n, x1 + n, y1 + n), outline=WHITE)
 
 
 def _annotate(image: Image.Image, scene: Scene) -> None:
     """Write caption and scale on a strip at the edge that is farther from the mark."""
-    font = ImageFont.load_default(size=max(MIN_FONT, image.width * FONT_PER_COLUMN))
-    lines = _wrap(scene.caption, font, image.width - 4)
-    line_height = math.ceil(_extent(font)[1]) + 3
-    beside = _length(lines[-1], font) + _scale_width(font, scene.bounds) + 16
-    rows = len(lines) + (beside > image.width)
-    height = rows * line_height + 2
+    letters = lettering(image.width)
+    lines = wrap(letters.fit(scene.caption), letters, image.width - 2 * GAP)
+    scale = _scale_lines(letters, scene.bounds, image.width)
+    beside = letters.length(lines[-1]) + _length(letters, scale[0]) + 6 * GAP
+    shared = len(scale) == 1 and beside <= image.width
+    count = len(lines) + len(scale) - shared
+    height = count * letters.height + GAP
     middle = (scene.box[1] + scene.box[3]) / 2
     top = image.height - height if middle < image.height / 2 else 0
     _shade(image, (0, top, image.width, top + height))
     pen = ImageDraw.Draw(image)
     for n, line in enumerate(lines):
-        _write(pen, (3, top + 2 + n * line_height), line, font)
-    last = top + 1 + (rows - 1) * line_height
-    _draw_scale(image, scene.bounds, font, (last, line_height))
+        letters.write(pen, (GAP, top + GAP + n * letters.height), line)
+    first = top + GAP + (count - len(scale)) * letters.height
+    for n, part in enumerate(scale):
+        _draw_scale(image, scene.bounds, part, (letters, first + n * letters.height))
 
 
-def _write(
-    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: Font
-) -> None:
-    x, y = at[0], at[1] - _extent(font)[0]
-    middle = round(y + sum(font.getbbox("x")[1::2]) / 2)
-    for n, part in enumerate(text.split(DASH)):
-        if n:
-            dash = font.getlength("n")
-            pen.line((x + 1, middle, x + dash - 1, middle), fill=INK)
-            x += dash
-        pen.text((x, y), part, font=font, fill=INK)
-        x += font.getlength(part)
+@dataclass(frozen=True, slots=True)
+class _ScaleLine:
+    """A line of the scale: what stands at its left and right, and between them."""
+
+    left: str
+    right: str
+    bar: bool = True
 
 
-def _extent(font: Font) -> tuple[float, float]:
-    """Return where letters begin below the pen, and how tall a line of them is."""
-    _, top, _, bottom = font.getbbox("Hg()")
-    return top, bottom - top
+def _scale_lines(
+    letters: Lettering, bounds: tuple[float, float], width: int
+) -> tuple[_ScaleLine, ...]:
+    """Say what the ends of the colours mean, in one line if it is wide enough."""
+    low, high = (f"{bound:+.1f}" for bound in bounds)
+    whole = _ScaleLine(f"{AGAINST}  {low}", f"{high}  {FOR}")
+    if _length(letters, whole) <= width:
+        return (whole,)
+    meaning = _ScaleLine(AGAINST, FOR, bar=False)
+    if _length(letters, meaning) > width:
+        meaning = _ScaleLine(AGAINST, FOR.split()[0], bar=False)
+    return (_ScaleLine(low, high), meaning)
 
 
-def _length(text: str, font: Font) -> float:
-    return font.getlength(text.replace(DASH, "n"))
+def _length(letters: Lettering, line: _ScaleLine) -> float:
+    between = _bar(letters) if line.bar else 0
+    words = letters.length(line.left) + letters.length(line.right)
+    return words + between + 4 * GAP
 
 
-def _wrap(text: str, font: Font, width: float) -> list[str]:
-    """Break a text between words where it would leave the width."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and _length(longer, font) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _labels(bounds: Sequence[float]) -> tuple[str, str]:
-    return f"{bounds[0]:+.1f}", f"{bounds[1]:+.1f} {UNIT}"
-
-
-def _scale_width(font: Font, bounds: tuple[float, float]) -> float:
-    return sum(font.getlength(label) for label in _labels(bounds)) + _bar(font) + 8
-
-
-def _bar(font: Font) -> int:
-    return round(5 * font.getlength("0") * 1.6)
+def _bar(letters: Lettering) -> int:
+    return max(MIN_BAR, round(BAR_LETTERS * letters.length("0")))
 
 
 def _shade(image: Image.Image, area: tuple[int, int, int, int]) -> None:
@@ -149,24 +140,29 @@ def _shade(image: Image.Image, area: tuple[int, int, int, int]) -> None:
 def _draw_scale(
     image: Image.Image,
     bounds: tuple[float, float],
-    font: Font,
-    line: tuple[int, int],
+    line: _ScaleLine,
+    place: tuple[Lettering, int],
 ) -> None:
     """Draw the colours between the bounds, with a tick at zero, right-aligned."""
-    top, height = line
-    low, high = _labels(bounds)
+    letters, top = place
     pen = ImageDraw.Draw(image)
-    x = image.width - 3 - font.getlength(high)
-    _write(pen, (x, top + 1), high, font)
-    width = _bar(font)
-    left = round(x - 4 - width)
+    right = image.width - GAP - letters.length(line.right)
+    letters.write(pen, (right, top), line.right)
+    if not line.bar:
+        letters.write(pen, (GAP, top), line.left)
+        return
+    whole = len(line.left) + len(line.right) > 2 * len(f"{bounds[0]:+.1f}")
+    width = (
+        _bar(letters) if whole else round(right - 3 * GAP - letters.length(line.left))
+    )
+    left = round(right - GAP - width)
+    letters.write(pen, (left - GAP - letters.length(line.left), top), line.left)
     values = np.linspace(*bounds, width, dtype=np.float32)
     under = np.full((1, width, 3), 0.45)  # mid grey: what the colours cover
     row = blend(under, strength(values[None, :], bounds))
-    thickness = max(4, height - 6)
+    thickness = letters.height - 2
     bar = np.repeat(np.round(row * 255).astype(np.uint8), thickness, axis=0)
-    image.paste(Image.fromarray(bar, "RGB"), (left, top + (height - thickness) // 2))
-    _write(pen, (left - 4 - font.getlength(low), top + 1), low, font)
+    image.paste(Image.fromarray(bar, "RGB"), (left, top))
     if bounds[0] < 0 < bounds[1]:
         zero = left + round(-bounds[0] / (bounds[1] - bounds[0]) * (width - 1))
-        pen.line((zero, top, zero, top + height - 1), fill=INK)
+        pen.line((zero, top, zero, top + thickness - 1), fill=INK)

@@ -66,6 +66,7 @@ class ReportValues:
     slnd: Slnd | None
     discordant: bool
     predecessors: tuple[str, ...]
+    summary: str
     sln: StageValues
     nsln: StageValues
 
@@ -93,6 +94,7 @@ def read_report(dataset: Dataset) -> ReportValues:
             slnd=_meaning(nsln, codes.SENTINEL_BIOPSY.value, codes.BIOPSY_RESULTS),
             discordant=_text(nsln, codes.DISCORDANCE) is not None,
             predecessors=tuple(_predecessors(dataset)),
+            summary=_text(dataset, codes.SUMMARY) or "",
             sln=_stage(sln, Stage.SLN),
             nsln=_stage(nsln, Stage.NSLN),
         )

@@ -6,12 +6,10 @@ import numpy as np
 from highdicom.sc import SCImage
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_node.attributes import number, numbers, text
+from dicom_node.attributes import numbers
 from dicom_node.findings import CaseFinding, Document, Laterality, Stage, StageFinding
-from dicom_node.report import codes
 from dicom_node.report.device import Device
 from dicom_node.report.encode import (
     encode,
@@ -20,14 +18,14 @@ from dicom_node.report.encode import (
     nameless,
     written_at,
 )
-from dicom_node.report.evidence import as_evidence
+from dicom_node.report.evidence import as_evidence, has_plane, pixel_spacing
 from dicom_node.report.picture import Scene, draw
+from dicom_node.report.reference import derivation, map_number, source_item
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
 KIND: Final = "SC"
 SERIES_NUMBERS: Final = {Laterality.LEFT: 99111, Laterality.RIGHT: 99112}
-NUMBER_IN_VERSION: Final = {Stage.SLN: 1, Stage.NSLN: 2}
 PLANE: Final = (
     "FrameOfReferenceUID",
     "ImageOrientationPatient",
@@ -41,6 +39,8 @@ DIRECTIONS: Final = (("R", "L"), ("A", "P"), ("F", "H"))
 """Letters for negative and positive x, y, z of the patient (LPS)."""
 
 MIN_COSINE: Final = 0.05
+PER_MM: Final = 1000
+"""An aspect ratio is one of whole numbers: micrometres, here."""
 
 
 def build_sc(
@@ -106,7 +106,7 @@ def _capture(
         series_instance_uid=case_uid(case, evidence, device.uid, KIND),
         series_number=SERIES_NUMBERS[side],
         sop_instance_uid=instance_uid(case, evidence, device.uid, KIND, stage),
-        instance_number=2 * (case.version - 1) + NUMBER_IN_VERSION[stage],
+        instance_number=map_number(case, stage),
         manufacturer=device.manufacturer,
         patient_orientation=("L", "P"),  # mandatory here, replaced below
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -116,29 +116,27 @@ def _capture(
         series_description=f"RESEARCH class activation map ({side.name.lower()})",
     )
     capture.copy_patient_and_study_information(evidence)
-    _describe(capture, case, finding, evidence)
-    finish(capture, evidence, at)
+    _describe(capture, case, evidence)
+    capture.DerivationDescription = derivation(finding, device)
+    finish(capture, evidence, at, device)
     return capture
 
 
-def _describe(
-    capture: Dataset, case: CaseFinding, finding: StageFinding, evidence: Dataset
-) -> None:
+def _describe(capture: Dataset, case: CaseFinding, evidence: Dataset) -> None:
     """Say what the picture is, where it lies and what it was made of."""
-    low, high = finding.heat_range or (0.0, 0.0)
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "CAM"]
     capture.Laterality = case.selection.laterality.value
     capture.PatientOrientation = list(patient_orientation(evidence))
     capture.BurnedInAnnotation = "NO"  # it is about text that identifies a patient
     capture.RecognizableVisualFeatures = "NO"
     capture.LossyImageCompression = "00"
-    capture.DerivationDescription = (
-        f"Class activation map of {finding.stage}, model {finding.model}; scale "
-        f"{low:+.1f} to {high:+.1f} logit difference; research use only"
-    )
-    capture.SourceImageSequence = [_source(case, evidence)]
-    if all(text(evidence, keyword) for keyword in PLANE):
+    capture.SourceImageSequence = [source_item(case, evidence)]
+    if has_plane(evidence):
         _place(capture, evidence)
+    elif spacing := pixel_spacing(evidence):
+        rows, columns = (round(PER_MM * one) for one in spacing)
+        if rows != columns:
+            capture.PixelAspectRatio = [rows, columns]
 
 
 def _place(capture: Dataset, evidence: Dataset) -> None:
@@ -148,25 +146,6 @@ def _place(capture: Dataset, evidence: Dataset) -> None:
     for keyword in ("SliceThickness", "PositionReferenceIndicator"):
         known = evidence.get(keyword)
         setattr(capture, keyword, "" if known is None else known)
-
-
-def _source(case: CaseFinding, evidence: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = evidence.SOPClassUID
-    item.ReferencedSOPInstanceUID = evidence.SOPInstanceUID
-    if (number(evidence, "NumberOfFrames") or 1) > 1:
-        item.ReferencedFrameNumber = case.selection.frame
-    item.SpatialLocationsPreserved = "YES"
-    item.PurposeOfReferenceCodeSequence = [_code(codes.SOURCE_IMAGE)]
-    return item
-
-
-def _code(code: Code) -> Dataset:
-    item = Dataset()
-    item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item
 
 
 def patient_orientation(header: Dataset) -> tuple[str, str] | tuple[()]:

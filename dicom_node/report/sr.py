@@ -1,6 +1,7 @@
 """The structured report: TID 1500 in a Comprehensive 3D SR (PS3.16, PS3.3 A.35.13).
 
     Imaging Measurement Report
+      Summary                a few sentences for a person
       Image Library          the analysed slice
       Measurement Group      Lesion 1: the rectangle, its side, who drew it, why it
       Measurement Group      Stage I: probability, threshold, risk, algorithm
@@ -33,6 +34,8 @@ from dicom_node.report.encode import (
 )
 from dicom_node.report.evidence import as_evidence, has_geometry
 from dicom_node.report.groups import lesion_group, stage_group
+from dicom_node.report.reference import is_multi_frame, restore
+from dicom_node.report.summary import summary
 from dicom_node.report.uids import case_uid, instance_uid
 from dicom_node.silence import silence
 
@@ -87,8 +90,19 @@ def build_sr(
             content_time=at.time().replace(microsecond=0),
             series_description=f"RESEARCH axillary node risk ({side.name.lower()})",
         )
-        finish(report, evidence, at)
+        _separate(report)
+        if is_multi_frame(evidence):
+            restore(report, evidence, case.selection.frame)
+        finish(report, evidence, at, device)
         return encode(report, KIND)
+
+
+def _separate(container: Dataset) -> None:
+    """Let renderers give each item a line with its name, not one sentence to all."""
+    container.ContinuityOfContent = "SEPARATE"
+    for item in container.get("ContentSequence") or ():
+        if item.ValueType == "CONTAINER":
+            _separate(item)
 
 
 def _evidence(evidence: Dataset, carrier: Dataset | None) -> list[Dataset]:
@@ -118,10 +132,26 @@ def _content(
             physical_location=device.station,
         ),
     )
-    return sr.MeasurementReport(
+    report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.PROCEDURE,
         imaging_measurements=groups,
         title=codes.REPORT_TITLE,
         referenced_images=[evidence] if has_geometry(evidence) else None,
+    )
+    _say_first(report, summary(case))
+    return report
+
+
+def _say_first(report: sr.MeasurementReport, said: str) -> None:
+    """Put a text before everything else that the report contains."""
+    items = report[0].ContentSequence
+    contained = [item.RelationshipType == "CONTAINS" for item in items]
+    items.insert(
+        contained.index(True),
+        sr.TextContentItem(
+            name=codes.SUMMARY,
+            value=said,
+            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+        ),
     )

@@ -1,21 +1,27 @@
+import json
+import urllib.request
 from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 from pydicom import dcmread
 
 from dicom_node.findings import Stage
 from dicom_node.images import read_header, read_pixels, read_study
 from dicom_node.own import is_own
 from dicom_node.report.colour import colours, opacity, strength
-from dicom_node.report.picture import Scene, draw
-from dicom_node.report.sc import build_sc, patient_orientation
+from dicom_node.report.lettering import GLYPHS, lettering
+from dicom_node.report.picture import AGAINST, FOR, Scene, draw
+from dicom_node.report.sc import CAPTION, build_sc, patient_orientation
 from dicom_node.roi import read_rois
 from dicom_node.selection import select
 from tests import dicom_objects, report_cases
 from tests.dicom_objects import BOX, gsps_rectangle, mr_slice
+from tests.peers import Orthanc
 from tests.report_cases import DEVICE, every_case, pending, ran
+from tests.validators import dciodvfy, written
 
 SHAPE = (96, 112)
 
@@ -46,7 +52,7 @@ def parsed(document):
 @pytest.mark.parametrize("stage", Stage)
 def test_validators_find_no_error(shown, tmp_path, stage):
     capture = build_sc(shown[0], stage, *shown[1:], DEVICE)
-    assert report_cases.validate(capture, tmp_path / "capture.dcm") == []
+    assert dciodvfy(written(capture, tmp_path), "SC") == []
 
 
 def test_validators_find_no_error_on_a_real_slice(real_data, tmp_path):
@@ -59,28 +65,8 @@ def test_validators_find_no_error_on_a_real_slice(real_data, tmp_path):
     case = with_maps(selection, pixels)
     header = read_header(selection.path)
     capture = build_sc(case, Stage.SLN, header, pixels, DEVICE)
-    assert report_cases.validate(capture, tmp_path / "capture.dcm") == []
+    assert dciodvfy(written(capture, tmp_path), "SC") == []
     assert parsed(capture).pixel_array.shape == (352, 352, 3)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"ImagePositionPatient": None, "ImageLaterality": "L"},
-        {"ImageOrientationPatient": None, "ImageLaterality": "L"},
-        {"FrameOfReferenceUID": None},
-        {"SliceThickness": None},
-        {"PatientName": "MARKER", "PatientSex": "W", "StudyTime": "10:00"},
-    ],
-)
-def test_a_source_with_gaps_still_gives_a_valid_capture(tmp_path, attributes):
-    image = mr_slice(**attributes)
-    objects = read_study(dicom_objects.store(tmp_path, [image]))
-    (selection,) = select(objects, read_rois([gsps_rectangle([mr_slice()])]))
-    pixels = read_pixels(selection.path, 1)
-    case, header = with_maps(selection, pixels), read_header(selection.path)
-    capture = build_sc(case, Stage.SLN, header, pixels, DEVICE)
-    assert report_cases.validate(capture, tmp_path / "capture.dcm") == []
 
 
 def test_the_capture_lies_where_its_source_lies(shown):
@@ -102,6 +88,24 @@ def test_the_capture_lies_where_its_source_lies(shown):
     assert capture.Laterality == "L"
 
 
+def test_a_pacs_shows_the_picture_that_was_drawn(shown, tmp_path):
+    case, header, pixels = shown
+    capture = build_sc(case, Stage.SLN, header, pixels, DEVICE)
+    pacs = Orthanc(tmp_path / "pacs", 11112).start()
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{pacs.http}/instances", data=capture.content
+        ) as answer:
+            stored = json.load(answer)["ID"]
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{pacs.http}/instances/{stored}/preview"
+        ) as answer:
+            shown_there = np.asarray(Image.open(BytesIO(answer.read())))
+    finally:
+        pacs.stop()
+    np.testing.assert_array_equal(shown_there, parsed(capture).pixel_array)
+
+
 def test_the_capture_says_what_it_is(shown):
     case, header, pixels = shown
     capture = parsed(build_sc(case, Stage.SLN, header, pixels, DEVICE))
@@ -109,7 +113,23 @@ def test_the_capture_says_what_it_is(shown):
     assert capture.SeriesDescription.startswith("RESEARCH")
     assert capture.BurnedInAnnotation == "NO"
     assert "-4.0 to +4.0 logit" in capture.DerivationDescription
+    assert "weights sha256 " + "ab" * 32 in capture.DerivationDescription
+    assert "preprocessing sha256 " + "cd" * 32 in capture.DerivationDescription
+    assert [one.Manufacturer for one in capture.ContributingEquipmentSequence] == [
+        "ACME",
+        "Sentinode",
+        "Highdicom open-source contributors",
+    ]
     assert is_own(capture)
+
+
+def test_a_source_without_a_place_keeps_the_proportions_of_its_pixels(shown):
+    case, header, pixels = shown
+    header.PixelSpacing = [1.4, 0.7]
+    del header.ImagePositionPatient
+    capture = parsed(build_sc(case, Stage.SLN, header, pixels, DEVICE))
+    assert "PixelSpacing" not in capture
+    assert list(capture.PixelAspectRatio) == [1400, 700]
 
 
 def test_both_stages_lie_in_one_series_under_their_own_numbers(shown):
@@ -189,21 +209,85 @@ def test_the_caption_keeps_away_from_the_mark():
     assert coloured(picture)[71:89, 21:43].any()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (352, 352), (512, 384), (1024, 1024)])
-def test_the_caption_fits_every_matrix(size):
+SIZES = [
+    (64, 64),
+    (96, 64),
+    (128, 128),
+    (191, 512),
+    (352, 352),
+    (512, 192),
+    (1024, 1024),
+]
+
+
+def scene_of(size, *, upper=True, bounds=(-4.0, 4.0)):
     rows, columns = size
-    box = (columns * 0.4, rows * 0.2, columns * 0.6, rows * 0.4)
-    picture = draw(
-        scene(
-            pixels=np.zeros(size, dtype=np.float32),
-            heat=report_cases.heat(size, box),
-            box=box,
-        )
+    top = 0.1 if upper else 0.7
+    box = (columns * 0.4, rows * top, columns * 0.6, rows * (top + 0.2))
+    return scene(
+        pixels=np.zeros(size, dtype=np.float32),
+        heat=report_cases.heat(size, box),
+        box=box,
+        bounds=bounds,
     )
-    assert picture.shape == (rows, columns, 3)
-    lit = (picture[rows // 2 :] >= 180).all(axis=-1)
-    assert lit.any()
-    assert not lit[:, -1].any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("upper", [True, False])
+def test_caption_and_scale_fit_every_matrix(size, upper):
+    shown = scene_of(size, upper=upper)
+    picture = draw(shown)
+    assert picture.shape == (*size, 3)
+    half = picture[size[0] // 2 :] if upper else picture[: size[0] // 2]
+    letters = (half >= 180).all(axis=-1)
+    assert letters.any()
+    assert not letters[:, [0, -1]].any()
+    assert not letters[-1 if upper else 0].any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_strip_covers_less_than_half_of_the_slice(size):
+    bright_left = np.zeros(size, np.float32)
+    bright_left[:, : size[1] // 2] = 1
+    picture = draw(replace(scene_of(size), pixels=bright_left))
+    covered = (picture[:, 0] < 200).all(axis=-1)
+    assert 0 < covered.sum() < size[0] / 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_orange_end_of_the_scale_is_the_one_for_metastasis(size):
+    rows = slice(size[0] // 2, None)
+    bar = draw(scene_of(size))[rows].astype(int)
+    orange = np.argwhere(bar[..., 0] - bar[..., 2] > 60)[:, 1]
+    blue = np.argwhere(bar[..., 2] - bar[..., 0] > 60)[:, 1]
+    assert blue.max() < orange.min()
+
+
+@pytest.mark.parametrize("bounds", [(-4.0, 4.0), (-1.0, 6.0), (0.0, 5.0), (-3.0, 0.0)])
+def test_a_scale_of_any_bounds_can_be_drawn(bounds):
+    picture = draw(scene_of((352, 352), bounds=bounds))
+    assert coloured(picture[176:]).any()
+
+
+def test_small_letters_are_those_that_were_meant():
+    image = Image.new("RGB", (16, 5))
+    lettering(64).write(ImageDraw.Draw(image), (0, 0), "Lo-1")
+    rows = [
+        "".join(" #"[int(value > 0)] for value in row)
+        for row in np.asarray(image)[..., 0]
+    ]
+    assert [row.rstrip() for row in rows] == [
+        "#    #       #",
+        "#   # #     ##",
+        "#   # # ###  #",
+        "#   # #      #",
+        "###  #      ###",
+    ]
+
+
+def test_every_letter_of_caption_and_scale_can_be_drawn_small():
+    said = CAPTION.format("NSLN") + AGAINST + FOR + "+-0123456789."
+    assert set(said.upper()) - {" "} <= set(GLYPHS)
 
 
 def test_colours_run_from_blue_to_orange_and_lighten_with_distance():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -17,11 +18,14 @@ from dicom_node.errors import (
     TransientError,
 )
 from dicom_node.findings import Laterality, Slnd, SlndResult, Stage
+from dicom_node.report.device import Output
+from dicom_node.settings import load
 from dicom_node.study import Reason, StudyState
 from tests import dicom_objects
 from worker import models as model_store
 from worker import outcomes, queues
-from worker.serving import LoadedCascade, choose_device
+from worker.serving import LoadedCascade, choose_device, code_sha256, signing_device
+from worker.settings import WorkerSettings
 from worker.tasks.analysis import analyze
 from worker.tasks.delivery import deliver
 from worker.tasks.dispatch import sweep
@@ -168,6 +172,56 @@ def test_a_site_without_models_holds_its_studies(bench, slices, mark):
     study = bench.study(uid)
     assert (study.state, study.reason) == (StudyState.HELD, Reason.NO_MODEL)
     assert "models activate" in study.detail
+
+
+def test_a_document_that_is_not_fit_to_be_sent_fails_the_study_and_sends_nothing(
+    bench, slices, mark, source
+):
+    uid = bench.receive(*slices, mark)
+    bench.queue(uid)
+    unfit = replace(bench.site, device=replace(bench.site.device, uid="1.2.x"))
+
+    assert analyze(uid, unfit, source) == ()
+
+    study = bench.study(uid)
+    with bench.sessions() as session:
+        assert outbox.deliveries(session) == []
+    assert bench.results(uid) == []
+    assert (study.state, study.reason) == (StudyState.FAILED, Reason.DOCUMENT_INVALID)
+    assert "the SR is not fit to be sent: DeviceUID is not a UID" in study.detail
+    assert "studies requeue" in study.detail
+
+
+def test_a_site_may_want_more_documents(bench, slices, mark, source):
+    uid = bench.receive(*slices, mark)
+    bench.queue(uid)
+    device = replace(bench.site.device, outputs=tuple(Output))
+
+    (result_id,) = analyze(uid, replace(bench.site, device=device), source)
+
+    with bench.sessions() as session:
+        kinds = sorted(one.kind for one in outbox.documents(session, result_id))
+        sending = sorted(one.kind for one in outbox.deliveries(session))
+    assert kinds == sending == ["GSPS", "PM", "SC", "SR"]
+
+
+def test_the_outputs_of_a_site_are_a_setting(settings, monkeypatch):
+    assert [str(one) for one in signing_device(settings).outputs] == ["SR", "SC"]
+    monkeypatch.setenv("SENTINODE_OUTPUTS", "SR,GSPS")
+    wanted = load(WorkerSettings, data_dir=settings.data_dir)
+    assert signing_device(wanted).outputs == (Output.SR, Output.GSPS)
+    monkeypatch.setenv("SENTINODE_OUTPUTS", "SC,PDF")
+    with pytest.raises(SettingsError, match="SENTINODE_OUTPUTS"):
+        load(WorkerSettings, data_dir=settings.data_dir)
+    monkeypatch.setenv("SENTINODE_OUTPUTS", "SC")
+    with pytest.raises(SettingsError, match="must name SR"):
+        load(WorkerSettings, data_dir=settings.data_dir)
+
+
+def test_the_program_that_reports_is_told_by_its_digest(settings):
+    device = signing_device(settings)
+    assert device.code_sha256 == code_sha256()
+    assert len(device.code_sha256) == 64
 
 
 def test_an_error_of_ours_fails_the_study_after_some_attempts(bench, slices, mark):

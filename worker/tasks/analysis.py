@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from billiard.process import current_process
 from celery import current_app, shared_task
@@ -21,6 +22,7 @@ from celery.signals import worker_init, worker_process_init
 from dicom_node import db, ledger, outbox, purge, references
 from dicom_node.db import Sessions, now
 from dicom_node.errors import (
+    InvalidDocumentError,
     ModelIntegrityError,
     NodeError,
     SettingsError,
@@ -63,6 +65,12 @@ log = logging.getLogger(__name__)
 
 Verdict = tuple[StudyState, Reason | None, str | None]
 """State, reason and sentence that an analysis ends with."""
+
+FAILURES: Final[Mapping[type[NodeError], Reason]] = {
+    UnreadableObjectError: Reason.UNREADABLE,
+    InvalidDocumentError: Reason.DOCUMENT_INVALID,
+}
+"""Reason codes of errors that fail a study; any other is `analysis_error`."""
 
 CascadeSource = Callable[[Sessions], Cascade]
 
@@ -265,9 +273,8 @@ def _verdict(error: NodeError) -> Verdict:
         return StudyState.IGNORED, error.reason, error.detail
     if isinstance(error, SettingsError):
         return StudyState.HELD, Reason.NO_MODEL, str(error)
-    unreadable = isinstance(error, UnreadableObjectError)
-    reason = Reason.UNREADABLE if unreadable else Reason.ANALYSIS_ERROR
-    return StudyState.FAILED, reason, str(error)
+    reasons = (reason for kind, reason in FAILURES.items() if isinstance(error, kind))
+    return StudyState.FAILED, next(reasons, Reason.ANALYSIS_ERROR), str(error)
 
 
 def _give_back(claim: Claim, sessions: Sessions, error: NodeError) -> None:
