@@ -12,11 +12,18 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.attributes import number, real, text
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.pixels import MAX_PIXEL_BYTES, MAX_SIDE
+from dicom_node.memory import bounded
+from dicom_node.pixels import MAX_SIDE
 
 MAX_FRAMES: Final = 4 * MAX_SIDE
 MAX_PIXELS: Final = 2**30
 """Pixels of all frames together; each takes its time."""
+
+MAX_DECODED_BYTES: Final = 2**28
+"""What compressed frames may become, all together."""
+
+DECODER_BYTES: Final = 2**29
+"""What a decoder may allocate: a compressed frame may claim other sizes."""
 
 HALF: Final = 0.5
 """Part of the highest fraction from which a pixel belongs to a segment."""
@@ -110,12 +117,15 @@ def _is_encapsulated(document: Dataset) -> bool:
 def _decoded(
     document: Dataset, with_pixels: Dataset, size: Layout
 ) -> Iterator[NDArray[np.integer]]:
-    if size.rows * size.columns * size.frames * size.bits // 8 > MAX_PIXEL_BYTES:
+    if size.rows * size.columns * size.frames * size.bits // 8 > MAX_DECODED_BYTES:
         raise UnreadableObjectError(
-            f"the segmentation would take more than {MAX_PIXEL_BYTES // 2**20} MB"
+            f"the segmentation would take more than {MAX_DECODED_BYTES // 2**20} MB"
         )
     source = document if "PixelData" in document else with_pixels.filename
-    for frame in iter_pixels(source, raw=True):
+    frames = iter_pixels(source, raw=True)
+    for _ in range(size.frames):
+        with bounded(DECODER_BYTES):
+            frame = next(frames)
         if frame.shape != (size.rows, size.columns):
             raise UnreadableObjectError("a frame is not of the size that it claims")
         yield frame

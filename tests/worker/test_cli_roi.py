@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from dicom_node import ledger
 from dicom_node.db import now
 from dicom_node.findings import Stage
 from dicom_node.study import Reason, StudyState
@@ -148,8 +148,9 @@ def test_nothing_changes_by_looking(bench, run, received):
 
 
 def test_files_that_retention_took_are_missed_not_a_crash(bench, run, received):
-    folder = bench.site.spool.absolute(Path("instances"))
-    (folder / "0005.dcm").unlink()
+    with bench.sessions() as session:
+        stored = ledger.instances(session, received)
+    bench.site.spool.absolute(stored[5].path).unlink()
     told = json.loads(run("explain", received, "--json").stdout)
     assert told["outcome"] == "held"
     assert "1 of 11 files are not stored any more" in json.dumps(told)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.uid import BasicTextSRStorage
@@ -227,9 +228,7 @@ def test_a_new_rectangle_after_a_purge_holds_until_the_images_come_again(
     bench, analysed, store, source, slices
 ):
     retention.purge_study(store, analysed, now())
-    larger = dicom_objects.gsps_rectangle(
-        [slices[4]], (14.0, 20.0, 50.0, 60.0), "OTHER^READER"
-    )
+    larger = dicom_objects.gsps_rectangle([slices[4]], (14.0, 20.0, 50.0, 60.0))
     bench.receive(larger)
     bench.queue(analysed)
     analyze(analysed, bench.site, source)
@@ -310,6 +309,12 @@ def test_a_study_without_a_result_needs_its_images(bench, slices, store, source,
     assert bench.study(uid).state is StudyState.ANALYZED
 
 
+def two_spots(spot: int):
+    """A slice with a spot in each of the two rectangles."""
+    one = dicom_objects.pixels(spot=spot)
+    return np.maximum(one, np.roll(one, 58, axis=1))
+
+
 def test_two_sides_of_a_purged_study_go_on_each_by_itself(bench, slices, source, store):
     """Both breasts lie in one slice; each has a rectangle and a case of its own."""
     wide = [
@@ -318,6 +323,7 @@ def test_two_sides_of_a_purged_study_go_on_each_by_itself(bench, slices, source,
             series_number=5 + phase,
             acquisition_number=phase + 1,
             position=(-56.0, -60.0, 0.0),
+            image=two_spots(700 if phase else 100),
         )
         for phase in range(3)
     ]

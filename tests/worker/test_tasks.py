@@ -442,9 +442,7 @@ def test_what_was_accepted_ends_when_another_object_comes(bench, source):
     accept(bench, uid, Reason.QUALITY)
     analyze(uid, bench.site, source)
 
-    larger = dicom_objects.gsps_rectangle(
-        [slices[4]], (14.0, 20.0, 50.0, 60.0), "OTHER^READER"
-    )
+    larger = dicom_objects.gsps_rectangle([slices[4]], (14.0, 20.0, 50.0, 60.0))
     bench.receive(larger)
     bench.queue(uid)
     analyze(uid, bench.site, source)
@@ -457,14 +455,15 @@ def test_what_was_accepted_ends_when_another_object_comes(bench, source):
 
 def test_an_accepted_result_stands_when_an_unrelated_object_comes(bench, source):
     slices = unenhanced()
-    uid = bench.receive(*slices[1:], dicom_objects.gsps_rectangle([slices[4]]))
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[4]]))
     bench.queue(uid)
     analyze(uid, bench.site, source)
     accept(bench, uid, Reason.QUALITY)
     analyze(uid, bench.site, source)
     sent = len(deliveries(bench))
 
-    bench.receive(slices[0])
+    t2 = {"ScanningSequence": "SE", "SeriesDescription": "t2_tse"}
+    bench.receive(dicom_objects.mr_slice(series_uid="1.2.3.77", **t2))
     bench.queue(uid)
     analyze(uid, bench.site, source)
 
