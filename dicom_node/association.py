@@ -1,0 +1,94 @@
+"""Associations that we open: how long to wait, who we say we are, why it failed."""
+
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from pydicom.dataset import Dataset
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
+
+from dicom_node.errors import PeerRejectedError, PeerUnavailableError
+from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.study import Peer
+
+CONNECT_TIMEOUT_S: Final = 10.0
+MAX_PDU: Final = 262_144
+
+# pynetdicom logs data sets and PDUs unless told not to; both carry patients' data.
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+_config.LOG_HANDLER_LEVEL = "none"
+
+
+def associate(
+    peer: Peer,
+    calling_aet: str,
+    contexts: Sequence[PresentationContext],
+    timeout: float,
+    handlers: Sequence[EventHandlerType] = (),
+) -> Association:
+    """Open an association.
+
+    Raises:
+        PeerUnavailableError: The peer is not there, or rejected the association.
+        PeerRejectedError: The peer accepted none of the presentation contexts.
+    """
+    entity = AE(calling_aet)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = min(CONNECT_TIMEOUT_S, timeout)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
+    try:
+        association = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.ae_title,
+            max_pdu=MAX_PDU,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
+        )
+    except (OSError, RuntimeError) as error:  # its name does not resolve, for one
+        raise PeerUnavailableError(f"{peer} cannot be reached") from error
+    if association.is_established:
+        return association
+    if association.is_rejected:
+        raise PeerUnavailableError(
+            f"{peer} rejected the association{_reason(association)}"
+        )
+    if association.rejected_contexts:
+        raise PeerRejectedError(f"{peer} accepted no presentation context")
+    raise PeerUnavailableError(f"no association with {peer}")
+
+
+def end(association: Association) -> None:
+    """Release an association that still stands."""
+    if association.is_established:
+        association.release()
+
+
+def status_of(answer: Dataset) -> int | None:
+    """Return the status of a response, None when none came."""
+    status = answer.get("Status")
+    return None if status is None else int(status)
+
+
+def _reason(association: Association) -> str:
+    """Say why the peer rejected, as far as it said; it must never be in the way."""
+    answer = association.acceptor.primitive
+    if not isinstance(answer, A_ASSOCIATE):
+        return ""
+    try:
+        return f": {answer.reason_str.lower()}"
+    except (ValueError, KeyError):
+        return ""
+
+
+def _send_at_once(event: Event) -> None:
+    """Turn Nagle's algorithm off: it costs 40 ms for each small object."""
+    wrapper = event.assoc.dul.socket
+    if wrapper is not None and wrapper.socket is not None:
+        wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
