@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis.
-PEERS := dcmtk orthanc postgresql redis-server
+PEERS := dcmtk orthanc orthanc-dicomweb postgresql redis-server
 
 .PHONY: demo test lint bench install peers lock clean
 
@@ -42,6 +42,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 
 peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
+	  && ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null \
 	  || { $(SUDO) apt-get update -qq \

@@ -98,7 +98,7 @@ def claim(
         select(DeliveryRow, DocumentRow)
         .join(DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sent_as)
         .where(DeliveryRow.destination == destination, outbox.is_uncommitted(at))
-        .order_by(DeliveryRow.sent_at, DeliveryRow.delivery_id)
+        .order_by(DeliveryRow.delivery_id)  # as reports lock them
         .limit(limit)
         .with_for_update(of=DeliveryRow)
         .execution_options(populate_existing=True)
@@ -238,6 +238,7 @@ def reported(session: Session, report: Report, at: datetime) -> bool:
         select(CommitmentRow, DeliveryRow)
         .join(DeliveryRow, DeliveryRow.delivery_id == CommitmentRow.delivery_id)
         .where(CommitmentRow.transaction_uid == report.transaction_uid)
+        .order_by(DeliveryRow.delivery_id)
         .with_for_update(of=DeliveryRow)
         .execution_options(populate_existing=True)
     ).all()

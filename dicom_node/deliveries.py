@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, case, select
+from sqlalchemy import ColumnElement, case, select
 from sqlalchemy.orm import Session, aliased
 
 from dicom_node.errors import DeliveryNotFoundError
@@ -96,7 +96,7 @@ def deliveries(
     return [_delivery_record(*row) for row in session.execute(query.limit(limit))]
 
 
-def delivery(session: Session, delivery_id: str) -> DeliveryRecord:
+def lookup(session: Session, delivery_id: str) -> DeliveryRecord:
     """Return one delivery.
 
     Raises:
@@ -109,7 +109,7 @@ def delivery(session: Session, delivery_id: str) -> DeliveryRecord:
     return _delivery_record(*row)
 
 
-def _listing() -> Select[tuple[DeliveryRow, DocumentRow, DocumentRow | None]]:
+def _listing() -> Any:  # noqa: ANN401 - a selection, as `with_document` returns it
     """Select deliveries with their document, and the one that went out."""
     went_out = aliased(DocumentRow)
     return with_document(select(DeliveryRow, DocumentRow, went_out)).outerjoin(
@@ -134,7 +134,7 @@ def documents(
     return [_document_record(row) for row in rows]
 
 
-def with_document(query: Select[Any]) -> Select[Any]:
+def with_document(query: Any) -> Any:  # noqa: ANN401 - a selection of any columns
     """Join deliveries with the documents that they send."""
     return query.join(
         DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid

@@ -33,8 +33,8 @@ from dicom_node.deliveries import (
     DeliveryRecord,
     DocumentRecord,
     deliveries,
-    delivery,
     documents,
+    lookup,
     sending_order,
     variant,
     with_document,
@@ -61,13 +61,13 @@ __all__ = [
     "claim",
     "deferred",
     "deliveries",
-    "delivery",
     "documents",
     "due",
     "enqueue",
     "failed",
     "give_back",
     "is_uncommitted",
+    "lookup",
     "release_all",
     "retry",
     "sent",
@@ -201,7 +201,12 @@ def claim(
     query = with_document(select(DeliveryRow, DocumentRow))
     rows = session.execute(
         query.where(DeliveryRow.destination == destination, *_is_ready(at))
-        .order_by(*_sequence(DeliveryRow, DocumentRow), DocumentRow.sop_instance_uid)
+        .order_by(
+            DeliveryRow.created_at,
+            DeliveryRow.result_id,
+            sending_order(DocumentRow),
+            DocumentRow.sop_instance_uid,
+        )
         .limit(limit)
         .with_for_update(skip_locked=True, of=DeliveryRow)
         .execution_options(populate_existing=True)
@@ -406,12 +411,11 @@ def _audit(
     session: Session, delivery_id: str, what: str, by: str, at: datetime
 ) -> None:
     """Write into the study's history what a person did to a delivery."""
-    row = session.execute(
+    document, destination = session.execute(
         with_document(select(DocumentRow, DeliveryRow.destination)).where(
             DeliveryRow.delivery_id == delivery_id
         )
     ).one()
-    document, destination = row
     detail = f"{document.kind} to {destination}, by {by}"
     add_event(session, document.study_uid, what, detail, at)
 

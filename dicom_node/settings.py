@@ -98,7 +98,8 @@ def unmapped(address: str) -> Address:
     return mapped or parsed
 
 
-def _split(value: object) -> object:
+def split(value: object) -> object:
+    """Read parts separated by commas."""
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -161,8 +162,8 @@ class NodeSettings(BaseSettings):
     aet: str = "SENTINODE"
     host: str = "0.0.0.0"  # noqa: S104 - a listener for the hospital network
     port: int = Field(default=11112, ge=0, le=MAX_PORT)
-    pacs: Annotated[tuple[PeerText, ...], NoDecode, BeforeValidator(_split)] = ()
-    allow: Annotated[tuple[AllowedText, ...], NoDecode, BeforeValidator(_split)] = ()
+    pacs: Annotated[tuple[PeerText, ...], NoDecode, BeforeValidator(split)] = ()
+    allow: Annotated[tuple[AllowedText, ...], NoDecode, BeforeValidator(split)] = ()
     quiet_period: timedelta = timedelta(seconds=120)
     quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
         default_factory=dict

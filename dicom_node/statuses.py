@@ -59,6 +59,7 @@ MEANINGS: Final = {
     0xC122: "transfer syntax not supported",
     0xFE00: "cancelled",
 }
+PHRASES: Final = {each.value: each.phrase.lower() for each in HTTPStatus}
 CLASSES: Final = {
     0xA700: "out of resources",
     0xA900: "data set does not match SOP class",
@@ -112,9 +113,7 @@ def written(status: int) -> str:
 def meaning(status: int) -> str:
     """Return what a status means, in a few words."""
     if status >= HTTP:
-        code = status - HTTP
-        known = code in HTTPStatus
-        return HTTPStatus(code).phrase.lower() if known else "not a known HTTP status"
+        return PHRASES.get(status - HTTP, "not a known HTTP status")
     return (
         MEANINGS.get(status)
         or CLASSES.get(status & 0xFF00)

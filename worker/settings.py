@@ -6,16 +6,29 @@ import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic_settings import NoDecode
 
-from dicom_node.settings import ENV_PREFIX, NodeSettings
-from dicom_node.study import UID_PATTERN
+from dicom_node.destination import Destination, WebService
+from dicom_node.settings import ENV_PREFIX, NodeSettings, split
+from dicom_node.study import UID_PATTERN, Peer
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
+
+
+ALL: Final = "all"
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _service(value: object) -> object:
+    return WebService.parse(value) if isinstance(value, str) else value
+
+
+ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(str)]
 
 
 class WorkerSettings(NodeSettings):
@@ -27,6 +40,13 @@ class WorkerSettings(NodeSettings):
     `resend_after` is how long a message may wait before the sweep sends another.
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
+
+    `stow` are DICOMweb services that get the results too. What they ask for to let us
+    in stands in files: one bearer token, or USER:PASSWORD, for all of them, so they
+    must be on one host. `commit` names the AE titles that are asked for storage
+    commitment, or is "all". A report of it is waited for `commit_wait` on the same
+    association, and is asked for again after `commit_timeout`. A peer has
+    `answer_timeout` to answer each message; a delivery is tried for `give_up_after`.
     """
 
     broker_url: str | None = None
@@ -40,6 +60,41 @@ class WorkerSettings(NodeSettings):
     max_attempts: int = Field(default=3, ge=1)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
+    stow: Annotated[tuple[ServiceText, ...], NoDecode, BeforeValidator(split)] = ()
+    stow_token_file: Path | None = None
+    stow_password_file: Path | None = None
+    stow_ca_file: Path | None = None
+    commit: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split)] = ()
+    commit_wait: timedelta = timedelta(seconds=3)
+    commit_timeout: timedelta = timedelta(hours=1)
+    answer_timeout: timedelta = timedelta(minutes=1)
+    give_up_after: timedelta = timedelta(days=14)
+
+    @model_validator(mode="after")
+    def _keeps_secrets(self) -> Self:
+        """Let no secret reach another host than the one it is for, nor the network."""
+        if self.stow_token_file is None and self.stow_password_file is None:
+            return self
+        if self.stow_token_file is not None and self.stow_password_file is not None:
+            raise ValueError("give a STOW token file or a password file, not both")
+        hosts = {service.host for service in self.stow}
+        if len(hosts) > 1:
+            raise ValueError("STOW credentials of one host would be sent to another")
+        open_services = [each for each in self.stow if not each.is_encrypted]
+        if open_services and not hosts <= LOOPBACK:
+            raise ValueError("STOW credentials need https: http shows them to anybody")
+        return self
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """Where results go."""
+        return (*self.pacs, *self.stow)
+
+    def commits(self, destination: Destination) -> bool:
+        """Say whether a destination is asked for storage commitment."""
+        if not isinstance(destination, Peer):
+            return False
+        return ALL in self.commit or destination.ae_title in self.commit
 
     @property
     def broker(self) -> str:

@@ -14,8 +14,9 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import schema, sender
+from dicom_node import schema, sender, stow
 from dicom_node.db import now
+from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.study import Peer
@@ -124,6 +125,17 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
     return echo
 
 
+def _web_service(service: WebService) -> Callable[[Site], str]:
+    def ask(site: Site) -> str:
+        settings = site.settings
+        credentials = stow.Credentials(
+            settings.stow_token_file, settings.stow_password_file, settings.stow_ca_file
+        )
+        return f"{service} answered HTTP {stow.check(service, credentials, TIMEOUT_S)}"
+
+    return ask
+
+
 def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
     try:
         return Check(name, ok=True, detail=look(site))
@@ -146,7 +158,9 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("listener", _listener, site)
     for peer in site.settings.pacs:
         yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
-    if not site.settings.pacs:
+    for service in site.settings.stow:
+        yield _run(f"STOW-RS {service.host}", _web_service(service), site)
+    if not site.settings.destinations:
         yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 
 

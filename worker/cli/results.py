@@ -99,6 +99,7 @@ def as_document(
                 "sop_class_uid": one.sop_class_uid,
                 "sop_instance_uid": one.sop_instance_uid,
                 "sha256": one.sha256,
+                "variant_of": one.variant_of,
             }
             for one in documents
         ],
@@ -114,7 +115,7 @@ def _documents(
     session: Session, records: Sequence[ResultRecord]
 ) -> list[dict[str, Any]]:
     return [
-        as_document(record, outbox.documents(session, record.result_id))
+        as_document(record, outbox.documents(session, record.result_id, variants=True))
         for record in records
     ]
 
@@ -196,13 +197,20 @@ def _print(one: dict[str, Any]) -> None:
             ("supersedes", one["supersedes"]),
             ("superseded by", one["superseded_by"]),
             ("created", one["created_at"]),
-            *((doc["kind"], doc["sop_instance_uid"]) for doc in one["documents"]),
+            *(_document_row(doc) for doc in one["documents"]),
             (
                 "milliseconds",
                 ", ".join(f"{k} {v:.0f}" for k, v in one["timings_ms"].items()),
             ),
         ],
     )
+
+
+def _document_row(document: dict[str, Any]) -> tuple[str, str]:
+    name = document["kind"]
+    if document["variant_of"] is not None:
+        name += f" as {document['sop_class_uid']}"
+    return name, document["sop_instance_uid"]
 
 
 def _stage_rows(stage: dict[str, Any]) -> list[tuple[str, str]]:
