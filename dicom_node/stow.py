@@ -213,7 +213,7 @@ def _store(
     try:
         with silence():
             found = client.store(file.path.read_bytes())
-    except requests.HTTPError:
+    except (requests.HTTPError, requests.JSONDecodeError):
         pass  # the response says more
     except requests.TooManyRedirects:
         text = f"{service} redirects elsewhere: set the URL that it redirects to"

@@ -30,6 +30,8 @@ def test_every_private_code_is_published_with_its_meaning(code):
     assert f"| {code.value} | {code.meaning} |" in STATEMENT
 
 
-@pytest.mark.parametrize("uid", [*contexts.IMAGES, *contexts.DOCUMENTS])
+@pytest.mark.parametrize(
+    "uid", [*contexts.IMAGES, *contexts.DOCUMENTS, contexts.COMMITMENT]
+)
 def test_every_accepted_sop_class_is_listed(uid):
     assert f"| {uid} |" in STATEMENT
