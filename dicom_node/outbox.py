@@ -132,7 +132,7 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one result on its way, in one call
         session,
         DeliveryRow,
         [
-            _delivery_values(result_id, document.sop_instance_uid, str(destination), at)
+            _delivery_values(study_uid, result_id, document, str(destination), at)
             for destination in destinations
             for document, _ in documents
         ],
@@ -449,10 +449,10 @@ def _must_wait(at: datetime) -> ColumnElement[bool]:
     return (
         exists()
         .where(
+            earlier.study_uid == DeliveryRow.study_uid,
             earlier.destination == DeliveryRow.destination,
             earlier.state == DeliveryState.DUE,
             of.sop_instance_uid == earlier.sop_instance_uid,
-            of.study_uid == DocumentRow.study_uid,
             or_(
                 earlier_created < created,
                 and_(earlier_created == created, earlier_order < order),
@@ -500,11 +500,16 @@ def _document_values(
 
 
 def _delivery_values(
-    result_id: str, sop_instance_uid: str, destination: str, at: datetime
+    study_uid: StudyUid,
+    result_id: str,
+    document: Document,
+    destination: str,
+    at: datetime,
 ) -> dict[str, Any]:
     return {
         "delivery_id": str(uuid.uuid4()),
-        "sop_instance_uid": sop_instance_uid,
+        "sop_instance_uid": document.sop_instance_uid,
+        "study_uid": study_uid,
         "result_id": result_id,
         "destination": destination,
         "state": DeliveryState.DUE,

@@ -185,7 +185,8 @@ class DocumentRow(Base):
 class DeliveryRow(Base):
     """One document on its way to one destination (AET@HOST:PORT, or a URL).
 
-    `due_since` starts the days after which a delivery counts as failed.
+    `due_since` starts the days after which a delivery counts as failed. `study_uid`
+    is the document's: what waits of a study is looked up for every other of it.
     `sent_as` names what went out: the document itself, or a variant of it.
     `commitment` is NULL where nobody asks for it; `commitment_at` is when to ask
     next, `commitment_tries` counts the requests and `resends` the failed reports.
@@ -196,6 +197,7 @@ class DeliveryRow(Base):
         UniqueConstraint("sop_instance_uid", "destination"),
         Index(None, "state", "next_attempt_at"),
         Index(None, "state", "commitment_at"),
+        Index(None, "study_uid", "destination", "state"),
     )
 
     delivery_id: Mapped[str] = mapped_column(ID, primary_key=True)
@@ -215,6 +217,7 @@ class DeliveryRow(Base):
     claim_token: Mapped[str | None] = mapped_column(ID)
     lease_until: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
+    study_uid: Mapped[str | None] = mapped_column(UID)
     sent_as: Mapped[str | None] = mapped_column(UID)
     commitment: Mapped[CommitmentState | None]
     commitment_at: Mapped[datetime | None]

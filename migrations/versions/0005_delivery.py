@@ -16,6 +16,7 @@ depends_on = None
 # rows of others refer to it.
 def columns() -> tuple[sa.Column, ...]:
     return (
+        sa.Column("study_uid", sa.String(length=64), nullable=True),
         sa.Column("sent_as", sa.String(length=64), nullable=True),
         sa.Column("commitment", sa.String(length=32), nullable=True),
         sa.Column("commitment_at", sa.DateTime(timezone=True), nullable=True),
@@ -39,6 +40,16 @@ def upgrade() -> None:
         "delivery",
         ["state", "commitment_at"],
         unique=False,
+    )
+    op.create_index(
+        op.f("ix_delivery_study_uid_destination_state"),
+        "delivery",
+        ["study_uid", "destination", "state"],
+        unique=False,
+    )
+    op.execute(
+        "UPDATE delivery SET study_uid = (SELECT document.study_uid FROM document "
+        "WHERE document.sop_instance_uid = delivery.sop_instance_uid)"
     )
     # What was sent before went out as itself.
     op.execute(
@@ -76,6 +87,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index(op.f("ix_commitment_delivery_id"), table_name="commitment")
     op.drop_table("commitment")
+    op.drop_index(
+        op.f("ix_delivery_study_uid_destination_state"), table_name="delivery"
+    )
     op.drop_index(op.f("ix_delivery_state_commitment_at"), table_name="delivery")
     for column in reversed(columns()):
         op.drop_column("delivery", column.name)

@@ -1,4 +1,5 @@
 import hashlib
+import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -231,6 +232,27 @@ def test_a_later_version_waits_for_the_earlier_one(sessions):
     assert claim(sessions, second) == []
     later = T0 + timedelta(minutes=1)
     assert [each.result_id for each in claim(sessions, later)] == ["r1", "r2"]
+
+
+def test_two_workers_at_once_let_nothing_overtake(sessions):
+    enqueue(sessions, documents=DOCUMENTS[2:])
+    enqueue(sessions, result="r2", at=T0 + DAY, documents=DOCUMENTS[:1])
+    taken, started = [], threading.Event()
+
+    def second() -> None:
+        started.set()
+        taken.extend(claim(sessions, T0 + DAY))
+
+    other = threading.Thread(target=second)
+    with sessions.begin() as session:
+        (first,) = outbox.claim(session, str(PACS), LEASE, T0 + DAY, 1)
+        other.start()
+        started.wait(5)
+        other.join(0.5)
+        assert taken == []
+    other.join(20)
+    assert first.result_id == "r1"
+    assert taken == []
 
 
 def test_what_waits_at_one_destination_holds_up_no_other(sessions):

@@ -1,16 +1,13 @@
 """`sentinode deliveries`: what a person and a script see of each delivery."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from dicom_node import schema
 from dicom_node.report.fallback import ENHANCED
 from dicom_node.study import Peer
-from tests.archives import SC, Archive, Desk
+from tests.archives import SC, Archive
 from worker.cli import main
 
 CONTRACT = {
@@ -31,18 +28,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "template.db"
-    schema.upgrade(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def desk(tmp_path, migrated) -> Desk:
-    (tmp_path / "site").mkdir()
-    file = shutil.copy(migrated, tmp_path / "site" / "sentinode.db")
-    return Desk.of(tmp_path, f"sqlite:///{file}", commit="all")
+def desk(desk):
+    return desk.with_settings(commit=("all",))
 
 
 @pytest.fixture

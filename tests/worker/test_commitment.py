@@ -1,20 +1,18 @@
 """Storage commitment with archives that report on this association, or on theirs."""
 
-import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE
 
-from dicom_node import commitment, outbox, schema
+from dicom_node import commitment, outbox
 from dicom_node.contexts import COMMITMENT, COMMITMENT_INSTANCE
 from dicom_node.listener import Listener
 from dicom_node.report.fallback import ENHANCED
 from dicom_node.settings import NodeSettings, load
 from dicom_node.study import Peer
-from tests.archives import SC, Archive, Desk
+from tests.archives import SC, Archive
 from tests.peers import Orthanc, free_port, wait_until
 
 HOUR = timedelta(hours=1)
@@ -24,17 +22,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "template.db"
-    schema.upgrade(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def desk(tmp_path, migrated) -> Desk:
-    file = shutil.copy(migrated, tmp_path / "sentinode.db")
-    return Desk.of(tmp_path, f"sqlite:///{file}", commit="all")
+def desk(desk):
+    return desk.with_settings(commit=("all",))
 
 
 @pytest.fixture

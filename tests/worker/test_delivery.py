@@ -1,7 +1,6 @@
 """Deliveries to archives that refuse, abort, hang, warn and come back."""
 
 import logging
-import shutil
 import subprocess
 import time
 from contextlib import contextmanager
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import outbox, schema
+from dicom_node import outbox
 from dicom_node.report.fallback import COMPREHENSIVE, COMPREHENSIVE_3D, ENHANCED
 from dicom_node.report.fallback import variant_uid as variant
 from dicom_node.study import Peer
 from dicom_node.tables import DeliveryState
-from tests.archives import SC, Archive, Desk
+from tests.archives import SC, Archive
 from tests.peers import Orthanc, free_port, wait_until
 
 DAY = timedelta(days=1)
@@ -23,19 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("migrated") / "template.db"
-    schema.upgrade(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def desk(tmp_path, migrated) -> Desk:
-    file = shutil.copy(migrated, tmp_path / "sentinode.db")
-    return Desk.of(tmp_path, f"sqlite:///{file}")
 
 
 @pytest.fixture
@@ -352,6 +338,17 @@ def test_a_damaged_document_is_never_sent(desk, archive):
     desk.deliver(peer)
     assert states(desk) == ["failed", "sent"]
     assert [each for each, _ in archive.received] == [SC]
+
+
+def test_no_log_line_names_the_patient(desk, archive, caplog):
+    archive.takes, archive.statuses = (ENHANCED, SC), [0xB000, 0xA700]
+    desk.result("r1", peer := archive.start())
+    with caplog.at_level(logging.INFO):
+        desk.deliver(peer)
+    assert caplog.records
+    assert "MARKER" not in caplog.text.upper()
+    said = " ".join(str(vars(each)) for each in caplog.records)
+    assert "MARKER" not in said.upper()
 
 
 def test_a_real_archive_takes_reports_and_captures(desk, tmp_path):

@@ -54,7 +54,6 @@ def test_what_would_give_a_secret_away_is_refused_unquoted(values, why):
 
 
 @pytest.mark.parametrize("url", ["https://pacs/web", "http://127.0.0.1:8042/web"])
-def test_a_secret_may_go_over_https_or_stay_on_the_host(url):
-    assert read(stow=url, stow_ca_file="/c", stow_password_file="/p").stow == (
-        WebService(url),
-    )
+@pytest.mark.parametrize("kind", ["stow_token_file", "stow_password_file"])
+def test_a_secret_may_go_over_https_or_stay_on_the_host(url, kind):
+    assert read(stow=url, **{kind: "/secret"}).stow == (WebService(url),)
