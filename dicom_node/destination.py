@@ -1,12 +1,16 @@
 """Where results go: an application entity, or a DICOMweb service.
 
-A destination is text in the database, and nothing secret is part of that text.
+A destination is text in the database, and nothing secret is part of that text: what
+a service asks for to let us in stands in files.
 """
 
+from base64 import b64encode
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from dicom_node.errors import SettingsError
 from dicom_node.study import Peer
 
 SCHEMES: Final = frozenset({"http", "https"})
@@ -64,3 +68,42 @@ def parse_destination(text: str) -> Destination:
     if "://" in text:
         return WebService.parse(text)
     return Peer.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How to prove who we are, by files that only this process need be able to read.
+
+    A token file holds a bearer token, a password file USER:PASSWORD; each is read
+    anew for every exchange, so that it may be replaced. `ca_file` holds the
+    certificates that the service's is checked against, None: those of the system.
+    """
+
+    token_file: Path | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = None
+
+    def header(self) -> str | None:
+        """Return the Authorization header.
+
+        Raises:
+            SettingsError: The file cannot be read, or holds something else.
+        """
+        if self.token_file is not None:
+            return f"Bearer {_secret(self.token_file)}"
+        if self.password_file is not None:
+            pair = _secret(self.password_file)
+            if ":" not in pair:
+                raise SettingsError(f"{self.password_file} must hold USER:PASSWORD")
+            return f"Basic {b64encode(pair.encode()).decode('ascii')}"
+        return None
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read as a secret") from error
+    if not secret or not secret.isprintable():
+        raise SettingsError(f"{path} must hold one line, the secret")
+    return secret

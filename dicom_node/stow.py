@@ -7,7 +7,6 @@ Source: PS3.18 section 10.5.
 """
 
 import logging
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset
 
 from dicom_node.association import CONNECT_TIMEOUT_S
-from dicom_node.destination import WebService
+from dicom_node.destination import Credentials, WebService
 from dicom_node.errors import (
     PeerRejectedError,
     PeerUnavailableError,
@@ -33,6 +32,7 @@ from dicom_node.silence import silence
 from dicom_node.statuses import HTTP, HTTP_FAILURE, SendOutcome, judge
 from dicom_node.study import SopInstanceUid
 
+NO_CREDENTIALS: Final = Credentials()
 JSON: Final = "application/dicom+json"
 PROCESSING_FAILURE: Final = 0x0110
 
@@ -42,48 +42,6 @@ OF_THE_OBJECT: Final = frozenset({400, 406, 409, 413, 415, 422})
 
 # It logs what it posts where; what goes wrong is in the outcome.
 logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """How to prove who we are, by files that only this process need be able to read.
-
-    A token file holds a bearer token, a password file USER:PASSWORD; each is read
-    anew for every exchange, so that it may be replaced. `ca_file` holds the
-    certificates that the service's is checked against, None: those of the system.
-    """
-
-    token_file: Path | None = None
-    password_file: Path | None = None
-    ca_file: Path | None = None
-
-    def header(self) -> str | None:
-        """Return the Authorization header.
-
-        Raises:
-            SettingsError: The file cannot be read, or holds something else.
-        """
-        if self.token_file is not None:
-            return f"Bearer {_secret(self.token_file)}"
-        if self.password_file is not None:
-            pair = _secret(self.password_file)
-            if ":" not in pair:
-                raise SettingsError(f"{self.password_file} must hold USER:PASSWORD")
-            return f"Basic {b64encode(pair.encode()).decode('ascii')}"
-        return None
-
-
-NO_CREDENTIALS: Final = Credentials()
-
-
-def _secret(path: Path) -> str:
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read as a secret") from error
-    if not secret or not secret.isprintable():
-        raise SettingsError(f"{path} must hold one line, the secret")
-    return secret
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic_settings import NoDecode
 
-from dicom_node.destination import Destination, WebService
+from dicom_node.destination import Credentials, Destination, WebService
 from dicom_node.settings import ENV_PREFIX, NodeSettings, split
 from dicom_node.study import UID_PATTERN, Peer
 
@@ -89,6 +89,13 @@ class WorkerSettings(NodeSettings):
     def destinations(self) -> tuple[Destination, ...]:
         """Where results go."""
         return (*self.pacs, *self.stow)
+
+    @property
+    def stow_credentials(self) -> Credentials:
+        """How the DICOMweb services know us."""
+        return Credentials(
+            self.stow_token_file, self.stow_password_file, self.stow_ca_file
+        )
 
     def commits(self, destination: Destination) -> bool:
         """Say whether a destination is asked for storage commitment."""

@@ -262,7 +262,7 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         f"--hostname={DISPATCH}@%h",
         f"--queues={queues.DISPATCH},{queues.DELIVERY}",
         "--include=worker.tasks.dispatch,worker.tasks.delivery",
-        "--concurrency=2",
+        "--concurrency=3",  # the sweep goes on while two archives hang
     )
     tree.start(
         "beat",

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import ssl
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,10 +11,10 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node import stow
-from dicom_node.destination import WebService, parse_destination
+from dicom_node.destination import Credentials, WebService, parse_destination
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
 from dicom_node.statuses import HTTP
-from dicom_node.stow import NO_CREDENTIALS, Credentials
+from dicom_node.stow import NO_CREDENTIALS
 from dicom_node.study import Peer
 from tests.dicom_node.conftest import MR, dataset
 from tests.peers import Orthanc, free_port
@@ -43,7 +45,7 @@ def failed(*references):
 class Service:
     """An HTTP server that answers the POSTs as told, one after the other."""
 
-    def __init__(self):
+    def __init__(self, certificate=None):
         self.answers = []
         self.requests = []
         self.content_type = "application/dicom+json"
@@ -75,12 +77,21 @@ class Service:
         self.released = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True
+            )
+            self._scheme = "https"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
     @property
     def url(self):
-        return WebService.parse(f"http://127.0.0.1:{self._server.server_port}/web/")
+        port = self._server.server_port
+        return WebService.parse(f"{self._scheme}://127.0.0.1:{port}/web/")
 
     def stop(self):
         self.released.set()
@@ -263,6 +274,39 @@ def test_a_secret_that_cannot_be_used_waits_for_a_person(
     assert str(path) in str(outcomes[0].error)
     assert "lines" not in str(outcomes[0].error)
     assert service.requests == []
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for this host that no system trusts, with its key."""
+    path = tmp_path / "server.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(path), "-out", str(tmp_path / "cert.pem")),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    with path.open("a") as file:
+        file.write((tmp_path / "cert.pem").read_text())
+    return path
+
+
+def test_a_certificate_is_checked_against_the_sites_own(files, certificate):
+    service = Service(certificate)
+    service.answers = [(200, stored(reference(FIRST)))]
+    try:
+        (refused,) = send(service, files[:1])
+        trusting = Credentials(ca_file=certificate.with_name("cert.pem"))
+        (accepted,) = send(service, files[:1], trusting)
+    finally:
+        service.stop()
+    assert isinstance(refused.error, PeerUnavailableError)
+    assert "certificate is not trusted" in str(refused.error)
+    assert accepted.error is None
+    assert len(service.requests) == 1
 
 
 def test_a_file_that_is_not_dicom_stops_nothing_else(service, files, tmp_path):

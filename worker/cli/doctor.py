@@ -127,11 +127,8 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
 
 def _web_service(service: WebService) -> Callable[[Site], str]:
     def ask(site: Site) -> str:
-        settings = site.settings
-        credentials = stow.Credentials(
-            settings.stow_token_file, settings.stow_password_file, settings.stow_ca_file
-        )
-        return f"{service} answered HTTP {stow.check(service, credentials, TIMEOUT_S)}"
+        code = stow.check(service, site.settings.stow_credentials, TIMEOUT_S)
+        return f"{service} answered HTTP {code}"
 
     return ask
 

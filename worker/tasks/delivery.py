@@ -25,7 +25,6 @@ from dicom_node.report import fallback
 from dicom_node.sender import Handling
 from dicom_node.spool import Spool
 from dicom_node.statuses import SendOutcome, meaning, written
-from dicom_node.stow import Credentials
 from dicom_node.study import Peer, StudyUid
 from worker import queues, runtime
 from worker.settings import WorkerSettings
@@ -137,9 +136,7 @@ def _exchange(target: Destination, this: Round) -> Iterator[SendOutcome]:
     handling = Handling(this.skip, this.stand_in)
     if isinstance(target, Peer):
         return sender.send(target, settings.aet, this.files, timeout, handling)
-    credentials = Credentials(
-        settings.stow_token_file, settings.stow_password_file, settings.stow_ca_file
-    )
+    credentials = settings.stow_credentials
     return stow.send(target, this.files, credentials, timeout, handling)
 
 
