@@ -6,7 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
 # judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K.
-PEERS := bsh dcmtk openjph-tools orthanc pixelmed-apps postgresql redis-server
+PEERS := bsh dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps postgresql \
+	redis-server
 
 .PHONY: demo test lint bench install peers lock clean
 
@@ -43,6 +44,7 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 
 peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
+	  && ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null && command -v DicomSRValidator >/dev/null \
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \

@@ -12,6 +12,9 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicom_node.codestream import COMPRESSED, UNCOMPRESSED
 
 VERIFICATION: Final = "1.2.840.10008.1.1"
+COMMITMENT: Final = "1.2.840.10008.1.20.1"
+COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
+"""Storage Commitment Push Model: the SOP class, and its well-known instance."""
 
 LOSSLESS: Final = (*UNCOMPRESSED, *COMPRESSED)
 
@@ -46,7 +49,18 @@ def accepted() -> list[PresentationContext]:
         *verification(),
         *(build_context(uid, list(LOSSLESS)) for uid in (*IMAGES, *SEGMENTATIONS)),
         *(build_context(uid, list(UNCOMPRESSED)) for uid in DOCUMENTS),
+        commitment(),
     ]
+
+
+def commitment() -> PresentationContext:
+    """Return the context of commitment reports: the caller is the SCP, we the SCU.
+
+    Many archives do not negotiate the role, so the default one is accepted too.
+    """
+    context = build_context(COMMITMENT, list(UNCOMPRESSED))
+    context.scu_role = context.scp_role = True
+    return context
 
 
 def verification() -> list[PresentationContext]:

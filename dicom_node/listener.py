@@ -1,5 +1,7 @@
 """The storage SCP: C-ECHO and C-STORE, no promise before it is kept.
 
+An archive that reports on storage commitment calls here too.
+
 One thread of pynetdicom serves each association. A data set becomes a durable file
 and is then answered; its row follows by group commit (`dicom_node.recorder`), except
 the first of a study on an association: that row is committed before its Success,
@@ -23,8 +25,9 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node import contexts, replay
+from dicom_node import commitment, contexts, replay
 from dicom_node.admission import Admission
+from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import Clock, Sessions, now
 from dicom_node.errors import LedgerUnavailableError, SpoolFullError
@@ -56,6 +59,7 @@ FLUSH_TIMEOUT_S: Final = 5.0
 REJECTED_PERMANENT: Final = 0x01
 BY_SERVICE_USER: Final = 0x01
 CALLING_AE_NOT_RECOGNISED: Final = 0x03
+NO_SUCH_ACTION: Final = 0x0123
 
 MARGIN_BYTES: Final = 2**20
 """What a message may have beside its instance, and a PDU beside its data."""
@@ -211,6 +215,8 @@ class Listener:
                 (evt.EVT_REQUESTED, self._on_request),
                 (evt.EVT_ESTABLISHED, self._on_established),
                 (evt.EVT_C_STORE, self.handle_store),
+                (evt.EVT_N_EVENT_REPORT, self.handle_report),
+                (evt.EVT_N_ACTION, _refuse_action),
                 (evt.EVT_RELEASED, self._on_end),
                 (evt.EVT_ABORTED, self._on_end),
                 (evt.EVT_CONN_CLOSE, self._on_end),
@@ -306,6 +312,15 @@ class Listener:
             stores.refused += status != SUCCESS
         return status
 
+    def handle_report(self, event: Event) -> tuple[int, None]:
+        """Answer a report on storage commitment: see `committer.take_report`."""
+
+        def enter(report: commitment.Report) -> bool:
+            with self._sessions.begin() as session:
+                return commitment.reported(session, report, self._clock())
+
+        return take_report(event, enter)[0], None
+
     def _answer(self, event: Event, stores: Stores) -> int:
         try:
             self._store(event, stores)
@@ -331,6 +346,13 @@ class Listener:
         stores.carried.add(instance.study_uid)
         if not intake.spool.written_at(instance.path):
             intake.keep(request)  # a purge took the file that it was found to be
+
+
+def _refuse_action(event: Event) -> tuple[int, None]:
+    """Refuse to commit: a worker is no archive, the sender must keep its objects."""
+    extra = {"calling_ae": _calling_ae(event.assoc)}
+    log.warning("request for storage commitment refused", extra=extra)
+    return NO_SUCH_ACTION, None
 
 
 def _bound_pdus(connection: Connection, max_bytes: int) -> None:

@@ -1,8 +1,10 @@
-"""The only writer of delivery state: which document goes where, and how it went.
+"""The writer of delivery state: which document goes where, and how it went.
 
 Callers own the transaction; functions return values, never rows. A delivery is
-`due` until it is `sent`, or `failed` for good. Documents of a study whose objects
-contradict one another are frozen until a person has accepted them.
+`due` until it is `sent`, or `failed` for good, or `cancelled` by a person; what
+follows after `sent` is `dicom_node.commitment`. At one destination the documents of a
+study keep their order: none overtakes an earlier one that waits. Documents of a study
+whose objects contradict one another are frozen until a person has accepted them.
 """
 
 import uuid
@@ -16,29 +18,46 @@ from sqlalchemy import (
     ColumnElement,
     CursorResult,
     Update,
-    case,
+    and_,
     exists,
+    func,
     or_,
     select,
-    tuple_,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from dicom_node.arrivals import contradicts
 from dicom_node.db import insert_missing
-from dicom_node.errors import DeliveryNotFoundError, DeliveryStateError
+from dicom_node.deliveries import (
+    DeliveryRecord,
+    DocumentRecord,
+    deliveries,
+    documents,
+    lookup,
+    sending_order,
+    variant,
+    with_document,
+)
+from dicom_node.destination import Destination
 from dicom_node.findings import Document
-from dicom_node.study import Peer, SopInstanceUid, StudyUid
-from dicom_node.tables import DeliveryRow, DeliveryState, DocumentRow
+from dicom_node.intervention import cancel, retry
+from dicom_node.study import SopInstanceUid, StudyUid
+from dicom_node.tables import (
+    DeliveryRow,
+    DeliveryState,
+    DocumentRow,
+)
 
 __all__ = [
     "Delivery",
     "DeliveryRecord",
     "DeliveryState",
     "DocumentRecord",
+    "add_variant",
     "announced",
     "back_off",
+    "cancel",
     "claim",
     "deferred",
     "deliveries",
@@ -46,16 +65,20 @@ __all__ = [
     "due",
     "enqueue",
     "failed",
+    "give_back",
+    "is_uncommitted",
+    "lookup",
     "release_all",
     "retry",
     "sent",
+    "serialize",
+    "variant",
 ]
 
 BACK_OFF: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60))
 """Waits after the first, second ... failed attempt; the last one repeats."""
 
 GIVE_UP_AFTER: Final = timedelta(days=14)
-FIRST_KIND: Final = "SR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,46 +101,12 @@ class Delivery:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryRecord:
-    """A delivery as people and scripts see it."""
-
-    delivery_id: str
-    study_uid: StudyUid
-    result_id: str
-    sop_instance_uid: SopInstanceUid
-    kind: str
-    destination: str
-    state: DeliveryState
-    attempts: int
-    last_status: int | None
-    last_error: str | None
-    created_at: datetime
-    next_attempt_at: datetime | None
-    sent_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document of a result; `path` is relative to the spool."""
-
-    study_uid: StudyUid
-    result_id: str
-    kind: str
-    sop_class_uid: str
-    sop_instance_uid: SopInstanceUid
-    sha256: str
-    path: Path
-    size: int
-    created_at: datetime
-
-
 def enqueue(  # noqa: PLR0913, PLR0917 - one result on its way, in one call
     session: Session,
     study_uid: StudyUid,
     result_id: str,
     documents: Sequence[tuple[Document, Path]],
-    destinations: Sequence[Peer],
+    destinations: Sequence[Destination],
     at: datetime,
 ) -> None:
     """Enter a result's documents and send each to every destination. Idempotent.
@@ -139,8 +128,8 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one result on its way, in one call
         session,
         DeliveryRow,
         [
-            _delivery_values(result_id, document.sop_instance_uid, str(peer), at)
-            for peer in destinations
+            _delivery_values(study_uid, result_id, document, str(destination), at)
+            for destination in destinations
             for document, _ in documents
         ],
         "delivery_id",
@@ -149,58 +138,72 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one result on its way, in one call
 
 def due(
     session: Session, at: datetime, resend_after: timedelta, limit: int
-) -> list[tuple[str, str]]:
-    """Return the (result_id, destination) pairs that need a message now.
+) -> list[str]:
+    """Return the destinations that need a message now.
 
-    A pair that was announced less than `resend_after` ago has its message still.
+    One whose work was announced less than `resend_after` ago has its message still.
     """
-    rows = session.execute(
-        select(DeliveryRow.result_id, DeliveryRow.destination)
-        .where(
-            *_is_ready(at),
-            or_(
-                DeliveryRow.announced_at.is_(None),
-                DeliveryRow.announced_at <= at - resend_after,
-            ),
-        )
-        .distinct()
-        .limit(limit)
+    forgotten = or_(
+        DeliveryRow.announced_at.is_(None),
+        DeliveryRow.announced_at <= at - resend_after,
     )
-    return [(result_id, destination) for result_id, destination in rows]
+    ready = with_document(select(DeliveryRow.destination)).where(*_is_ready(at))
+    uncommitted = select(DeliveryRow.destination).where(is_uncommitted(at))
+    found: dict[str, None] = {}
+    for query in (ready, uncommitted):
+        rows = session.scalars(query.where(forgotten).distinct().limit(limit))
+        found.update(dict.fromkeys(rows))
+    return list(found)[:limit]
 
 
-def announced(session: Session, pairs: Iterable[tuple[str, str]], at: datetime) -> None:
-    """Enter that a message was sent for pairs that `due` returned."""
+def announced(session: Session, destinations: Iterable[str], at: datetime) -> None:
+    """Enter that a message was sent for destinations that `due` returned."""
     session.execute(
         update(DeliveryRow)
         .where(
-            tuple_(DeliveryRow.result_id, DeliveryRow.destination).in_(list(pairs)),
-            DeliveryRow.state == DeliveryState.DUE,
+            DeliveryRow.destination.in_(list(destinations)),
+            or_(
+                and_(
+                    DeliveryRow.state == DeliveryState.DUE,
+                    DeliveryRow.next_attempt_at <= at,
+                ),
+                is_uncommitted(at),
+            ),
         )
         .values(announced_at=at)
     )
 
 
+def is_uncommitted(at: datetime) -> ColumnElement[bool]:
+    """Return the condition that a delivery's storage commitment is to be asked now."""
+    return and_(
+        DeliveryRow.state == DeliveryState.SENT, DeliveryRow.commitment_at <= at
+    )
+
+
 def claim(
     session: Session,
-    result_id: str,
     destination: str,
     lease: timedelta,
     at: datetime,
+    limit: int,
 ) -> list[Delivery]:
-    """Take what is due of one result for one destination, in sending order.
+    """Take what is due for one destination, in sending order: the oldest first.
 
-    Reports go before captures. What another process has under lease is left out.
+    Of one result, reports go before captures. What another process has under lease
+    is left out, and with it everything of its study that comes after it.
     """
+    serialize(session, destination)
+    query = with_document(select(DeliveryRow, DocumentRow))
     rows = session.execute(
-        select(DeliveryRow, DocumentRow)
-        .join(DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
-        .where(
-            DeliveryRow.result_id == result_id,
-            DeliveryRow.destination == destination,
-            *_is_ready(at),
+        query.where(DeliveryRow.destination == destination, *_is_ready(at))
+        .order_by(
+            DeliveryRow.created_at,
+            DeliveryRow.result_id,
+            sending_order(DocumentRow),
+            DocumentRow.sop_instance_uid,
         )
-        .order_by(_sending_order(), DocumentRow.sop_instance_uid)
+        .limit(limit)
         .with_for_update(skip_locked=True, of=DeliveryRow)
         .execution_options(populate_existing=True)
     ).all()
@@ -212,8 +215,51 @@ def claim(
     return [_delivery(delivery, document, token) for delivery, document in rows]
 
 
-def sent(session: Session, delivery: Delivery, status: int, at: datetime) -> bool:
-    """Enter that the peer stored a document; False when the lease was lost."""
+def serialize(session: Session, destination: str) -> None:
+    """Let one transaction at a time choose what goes to a destination.
+
+    Two that choose at once would not see each other's leases, and a later document
+    might overtake. SQLite has one writer at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        key = func.hashtext(f"delivery {destination}")
+        session.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+def give_back(session: Session, delivery: Delivery) -> bool:
+    """End a claim whose turn did not come; False when the lease was lost."""
+    return _settle(session, delivery, attempts=delivery.attempts - 1, announced_at=None)
+
+
+def add_variant(
+    session: Session,
+    delivery: Delivery,
+    document: Document,
+    path: Path,
+    at: datetime,
+) -> None:
+    """Enter a report's variant before it may go out. Idempotent.
+
+    From here on it is known as ours, when an archive routes it back.
+    """
+    values = _document_values(
+        delivery.study_uid, delivery.result_id, document, path, at
+    )
+    values["variant_of"] = delivery.sop_instance_uid
+    insert_missing(session, DocumentRow, [values], "sop_instance_uid")
+
+
+def sent(
+    session: Session,
+    delivery: Delivery,
+    status: int,
+    at: datetime,
+    sent_as: SopInstanceUid | None = None,
+) -> bool:
+    """Enter that the peer stored a document; False when the lease was lost.
+
+    `sent_as` names the variant of it that went out, if it was one.
+    """
     return _settle(
         session,
         delivery,
@@ -221,16 +267,19 @@ def sent(session: Session, delivery: Delivery, status: int, at: datetime) -> boo
         last_status=status,
         last_error=None,
         next_attempt_at=None,
+        announced_at=None,
         sent_at=at,
+        sent_as=sent_as or delivery.sop_instance_uid,
     )
 
 
-def deferred(
+def deferred(  # noqa: PLR0913, PLR0917 - one failure with its limits, in one call
     session: Session,
     delivery: Delivery,
     error: str,
     status: int | None,
     at: datetime,
+    give_up_after: timedelta = GIVE_UP_AFTER,
 ) -> bool:
     """Enter a failure that may pass; the next attempt waits, after 14 days none.
 
@@ -238,14 +287,15 @@ def deferred(
         session: A writing session.
         delivery: The claimed delivery.
         error: One sentence without a patient's name, ID or date.
-        status: The DIMSE status, None when no answer came.
+        status: The status that was answered, None when no answer came.
         at: The time of this call.
+        give_up_after: How long it is tried, since it became due.
 
     Returns:
         False when the lease was lost: then nothing was entered.
     """
     row = session.get(DeliveryRow, delivery.delivery_id, populate_existing=True)
-    if row is None or row.due_since + GIVE_UP_AFTER <= at:
+    if row is None or row.due_since + give_up_after <= at:
         return failed(session, delivery, error, status, at)
     return _settle(
         session,
@@ -282,41 +332,6 @@ def back_off(attempts: int) -> timedelta:
     return BACK_OFF[min(attempts, len(BACK_OFF)) - 1]
 
 
-def retry(session: Session, delivery_id: str | None, at: datetime) -> list[str]:
-    """Make one failed delivery due again, or with None all of them.
-
-    A delivery that waits out its back-off may be named too: it becomes due now.
-
-    Returns:
-        The IDs of the deliveries that are due now.
-
-    Raises:
-        DeliveryNotFoundError: There is no such delivery.
-        DeliveryStateError: The delivery was sent.
-    """
-    states = [DeliveryState.FAILED]
-    if delivery_id is not None:
-        row = session.get(DeliveryRow, delivery_id, populate_existing=True)
-        if row is None:
-            raise DeliveryNotFoundError(f"there is no delivery {delivery_id}")
-        if row.state not in {DeliveryState.FAILED, DeliveryState.DUE}:
-            raise DeliveryStateError(f"delivery {delivery_id} was {row.state}")
-        states.append(DeliveryState.DUE)
-    statement = update(DeliveryRow).where(DeliveryRow.state.in_(states))
-    if delivery_id is not None:
-        statement = statement.where(DeliveryRow.delivery_id == delivery_id)
-    revived = session.scalars(
-        statement.values(
-            state=DeliveryState.DUE,
-            attempts=0,
-            due_since=at,
-            next_attempt_at=at,
-            announced_at=None,
-        ).returning(DeliveryRow.delivery_id)
-    )
-    return list(revived)
-
-
 def release_all(session: Session, at: datetime) -> None:
     """End every lease, when no process can be sending."""
     del at
@@ -327,74 +342,44 @@ def release_all(session: Session, at: datetime) -> None:
     )
 
 
-def deliveries(
-    session: Session,
-    *,
-    result_id: str | None = None,
-    study_uid: StudyUid | None = None,
-    state: DeliveryState | None = None,
-    limit: int | None = None,
-) -> list[DeliveryRecord]:
-    """Return deliveries, the newest first, narrowed by what is given."""
-    query = (
-        select(DeliveryRow, DocumentRow)
-        .join(DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
-        .order_by(
-            DeliveryRow.created_at.desc(),
-            DeliveryRow.destination,
-            _sending_order(),
-            DeliveryRow.sop_instance_uid,
-        )
-    )
-    if result_id is not None:
-        query = query.where(DeliveryRow.result_id == result_id)
-    if study_uid is not None:
-        query = query.where(DocumentRow.study_uid == study_uid)
-    if state is not None:
-        query = query.where(DeliveryRow.state == state)
-    rows = session.execute(query.limit(limit))
-    return [_delivery_record(delivery, document) for delivery, document in rows]
-
-
-def documents(session: Session, result_id: str) -> list[DocumentRecord]:
-    """Return the documents of a result in sending order."""
-    rows = session.scalars(
-        select(DocumentRow)
-        .where(DocumentRow.result_id == result_id)
-        .order_by(_sending_order(), DocumentRow.sop_instance_uid)
-    )
-    return [
-        DocumentRecord(
-            study_uid=StudyUid(row.study_uid),
-            result_id=row.result_id,
-            kind=row.kind,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=SopInstanceUid(row.sop_instance_uid),
-            sha256=row.sha256,
-            path=Path(row.path),
-            size=row.size,
-            created_at=row.created_at,
-        )
-        for row in rows
-    ]
-
-
 def _is_ready(at: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of a delivery that may be claimed now."""
-    frozen = exists().where(
-        DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid,
-        contradicts(DocumentRow.study_uid),
-    )
+    """Return the conditions of a delivery, joined with its document, to claim now."""
     return (
         DeliveryRow.state == DeliveryState.DUE,
         DeliveryRow.next_attempt_at <= at,
         or_(DeliveryRow.lease_until.is_(None), DeliveryRow.lease_until <= at),
-        ~frozen.correlate(DeliveryRow),
+        ~contradicts(DocumentRow.study_uid),
+        ~_must_wait(at),
     )
 
 
-def _sending_order() -> ColumnElement[int]:
-    return case((DocumentRow.kind == FIRST_KIND, 0), else_=1)
+def _must_wait(at: datetime) -> ColumnElement[bool]:
+    """Return the condition that an earlier document of the study is on its way."""
+    earlier, of = aliased(DeliveryRow), aliased(DocumentRow)
+    created, order = _sequence(DeliveryRow, DocumentRow)
+    earlier_created, earlier_order = _sequence(earlier, of)
+    return (
+        exists()
+        .where(
+            earlier.study_uid == DeliveryRow.study_uid,
+            earlier.destination == DeliveryRow.destination,
+            earlier.state == DeliveryState.DUE,
+            of.sop_instance_uid == earlier.sop_instance_uid,
+            or_(
+                earlier_created < created,
+                and_(earlier_created == created, earlier_order < order),
+            ),
+            or_(earlier.next_attempt_at > at, earlier.lease_until > at),
+        )
+        .correlate(DeliveryRow, DocumentRow)
+    )
+
+
+def _sequence(
+    delivery: type[DeliveryRow], document: type[DocumentRow]
+) -> tuple[ColumnElement[datetime], ColumnElement[int]]:
+    """Return what the documents of a study are ordered by at one destination."""
+    return delivery.created_at.expression, sending_order(document)
 
 
 def _settle(session: Session, delivery: Delivery, **values: object) -> bool:
@@ -427,11 +412,16 @@ def _document_values(
 
 
 def _delivery_values(
-    result_id: str, sop_instance_uid: str, destination: str, at: datetime
+    study_uid: StudyUid,
+    result_id: str,
+    document: Document,
+    destination: str,
+    at: datetime,
 ) -> dict[str, Any]:
     return {
         "delivery_id": str(uuid.uuid4()),
-        "sop_instance_uid": sop_instance_uid,
+        "sop_instance_uid": document.sop_instance_uid,
+        "study_uid": study_uid,
         "result_id": result_id,
         "destination": destination,
         "state": DeliveryState.DUE,
@@ -455,22 +445,4 @@ def _delivery(row: DeliveryRow, document: DocumentRow, token: str) -> Delivery:
         path=Path(document.path),
         sha256=document.sha256,
         attempts=row.attempts,
-    )
-
-
-def _delivery_record(row: DeliveryRow, document: DocumentRow) -> DeliveryRecord:
-    return DeliveryRecord(
-        delivery_id=row.delivery_id,
-        study_uid=StudyUid(document.study_uid),
-        result_id=row.result_id,
-        sop_instance_uid=SopInstanceUid(row.sop_instance_uid),
-        kind=document.kind,
-        destination=row.destination,
-        state=row.state,
-        attempts=row.attempts,
-        last_status=row.last_status,
-        last_error=row.last_error,
-        created_at=row.created_at,
-        next_attempt_at=row.next_attempt_at,
-        sent_at=row.sent_at,
     )

@@ -2,23 +2,24 @@
 
 Encoded bytes go out untouched while the peer accepts their transfer syntax. Only an
 uncompressed file whose peer takes the other uncompressed syntax alone is re-encoded.
+Where the caller can provide it, a report goes out as another SR class to a peer that
+does not take its own: that is decided by the presentation contexts, never by a status.
 """
 
-import socket
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config
 from pynetdicom.association import Association
-from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import build_context
 
+from dicom_node.association import CONNECT_TIMEOUT_S, associate, end, status_of
 from dicom_node.codestream import UNCOMPRESSED
 from dicom_node.contexts import VERIFICATION
 from dicom_node.errors import (
@@ -28,43 +29,42 @@ from dicom_node.errors import (
     TransientError,
     UnreadableObjectError,
 )
-from dicom_node.part10 import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    FileMeta,
-    read_meta,
-)
+from dicom_node.part10 import FileMeta, read_meta
+from dicom_node.report.fallback import stand_ins
+from dicom_node.statuses import SendOutcome, judge
 from dicom_node.study import Peer, SopInstanceUid
 
-MAX_CONTEXTS: Final = 128
-CONNECT_TIMEOUT_S: Final = 10.0
-TIMEOUT_S: Final = 60.0
-MAX_PDU: Final = 262_144
+__all__ = [
+    "AS_IT_IS",
+    "Handling",
+    "SendOutcome",
+    "Sendable",
+    "echo",
+    "read_sendable",
+    "send",
+]
 
-WARNING_CLASS: Final = 0xB000
-OUT_OF_RESOURCES_CLASS: Final = 0xA700
-OTHER_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
-"""Warnings outside 0xBxxx (PS3.7 annex C)."""
+MAX_CONTEXTS: Final = 128
+TIMEOUT_S: Final = 60.0
 
 # Send the encoded data set of a file as it is, in fragments read from disk.
 _config.STORE_SEND_CHUNKED_DATASET = True
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
-_config.LOG_HANDLER_LEVEL = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class SendOutcome:
-    """How one file went: `error` is None when the peer has it.
+class Handling:
+    """What the caller decides while files go out.
 
-    `status` is the DIMSE status, None when no answer came; `sop_instance_uid` is
-    None when the file is not DICOM.
+    `skip` is asked right before a file's turn, when all before it are known; a file
+    that is skipped has no outcome. `stand_in` returns the file of a report (first
+    argument) as another SOP class (second); without it each file goes out as it is.
     """
 
-    path: Path
-    sop_instance_uid: SopInstanceUid | None
-    status: int | None
-    error: TransientError | PermanentError | None
+    skip: Callable[[Path], bool] = lambda _: False
+    stand_in: Callable[[Path, str], Path] | None = None
+
+
+AS_IT_IS: Final = Handling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,15 @@ class Sendable:
             return (own,)
         return (own, *(syntax for syntax in UNCOMPRESSED if syntax != own))
 
-    @property
-    def contexts(self) -> frozenset[tuple[str, str]]:
-        """(SOP class, transfer syntax) pairs to propose for it."""
-        return frozenset((self.meta.sop_class_uid, each) for each in self.syntaxes)
+    def contexts(self, handling: Handling) -> tuple[tuple[str, str], ...]:
+        """Return the (SOP class, transfer syntax) pairs to propose, the best first."""
+        own = self.meta.sop_class_uid
+        others = () if handling.stand_in is None else stand_ins(own)
+        return tuple(
+            (sop_class, syntax)
+            for sop_class in (own, *others)
+            for syntax in self.syntaxes
+        )
 
 
 def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> float:
@@ -96,15 +101,15 @@ def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> fl
         PeerRejectedError: The peer answered with another status than Success.
     """
     context = build_context(VERIFICATION, list(UNCOMPRESSED))
-    association = _associate(peer, calling_aet, [context], timeout)
+    association = associate(peer, calling_aet, [context], timeout)
     try:
         started = time.perf_counter()
-        status = _status(association.send_c_echo())
+        status = status_of(association.send_c_echo())
         elapsed = (time.perf_counter() - started) * 1000
     except (RuntimeError, ValueError) as error:
         raise PeerUnavailableError(f"{peer} does not take C-ECHO") from error
     finally:
-        _end(association)
+        end(association)
     if status is None:
         raise PeerUnavailableError(f"{peer} did not answer the C-ECHO")
     if status != 0:
@@ -113,7 +118,11 @@ def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> fl
 
 
 def send(
-    peer: Peer, calling_aet: str, files: Iterable[Path], timeout: float = TIMEOUT_S
+    peer: Peer,
+    calling_aet: str,
+    files: Iterable[Path],
+    timeout: float = TIMEOUT_S,
+    handling: Handling = AS_IT_IS,
 ) -> Iterator[SendOutcome]:
     """Send files over one association, in their order.
 
@@ -126,6 +135,7 @@ def send(
         calling_aet: Our AE title.
         files: DICOM Part 10 files, sent under the SOP UIDs of their file meta.
         timeout: Seconds to wait for each answer.
+        handling: What the caller decides on the way.
 
     Yields:
         One outcome for each file, as it is known; nothing is raised for a peer.
@@ -137,8 +147,8 @@ def send(
         except UnreadableObjectError as error:
             yield SendOutcome(path, None, None, error)
     while sendable:
-        count = _batch_size(sendable)
-        yield from _send_batch(peer, calling_aet, sendable[:count], timeout)
+        count = _batch_size(sendable, handling)
+        yield from _Exchange(peer, calling_aet, timeout, handling).run(sendable[:count])
         sendable = sendable[count:]
 
 
@@ -155,91 +165,107 @@ def read_sendable(path: Path) -> Sendable:
         raise UnreadableObjectError(f"cannot be read: {error.strerror}") from error
 
 
-def _batch_size(sendable: Sequence[Sendable]) -> int:
+def _batch_size(sendable: Sequence[Sendable], handling: Handling) -> int:
     """Return how many files one association's presentation contexts suffice for."""
     contexts: set[tuple[str, str]] = set()
     for count, each in enumerate(sendable):
-        contexts |= each.contexts
+        contexts.update(each.contexts(handling))
         if len(contexts) > MAX_CONTEXTS:
             return count
     return len(sendable)
 
 
-def _send_batch(
-    peer: Peer, calling_aet: str, batch: Sequence[Sendable], timeout: float
-) -> Iterator[SendOutcome]:
-    pairs = dict.fromkeys(
-        (each.meta.sop_class_uid, syntax) for each in batch for syntax in each.syntaxes
-    )
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-    try:
-        association = _associate(peer, calling_aet, contexts, timeout)
-    except (PeerUnavailableError, PeerRejectedError) as error:
-        for each in batch:
-            uid = SopInstanceUid(each.meta.sop_instance_uid)
-            yield SendOutcome(each.path, uid, None, error)
-        return
-    try:
-        for number, each in enumerate(batch):
-            yield _send_one(association, peer, each, number)
-    finally:
-        _end(association)
+@dataclass(frozen=True, slots=True)
+class _Exchange:
+    """One association's worth of files for one peer."""
 
+    peer: Peer
+    calling_aet: str
+    timeout: float
+    handling: Handling
 
-def _send_one(
-    association: Association, peer: Peer, file: Sendable, number: int
-) -> SendOutcome:
-    uid = SopInstanceUid(file.meta.sop_instance_uid)
-    status = None
-    error: TransientError | PermanentError | None
-    try:
-        status = _transmit(association, peer, file, number)
-        error = _judge(peer, status)
-    except (TransientError, PermanentError) as raised:
-        error = raised
-    return SendOutcome(file.path, uid, status, error)
+    def run(self, batch: Sequence[Sendable]) -> Iterator[SendOutcome]:
+        pairs = dict.fromkeys(
+            pair for each in batch for pair in each.contexts(self.handling)
+        )
+        contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
+        try:
+            association = associate(self.peer, self.calling_aet, contexts, self.timeout)
+        except (PeerUnavailableError, PeerRejectedError) as error:
+            for each in batch:
+                uid = SopInstanceUid(each.meta.sop_instance_uid)
+                yield SendOutcome(each.path, uid, None, error)
+            return
+        try:
+            for number, each in enumerate(batch):
+                if not self.handling.skip(each.path):
+                    yield self._send_one(association, each, number)
+        finally:
+            end(association)
 
+    def _send_one(
+        self, association: Association, file: Sendable, number: int
+    ) -> SendOutcome:
+        uid = SopInstanceUid(file.meta.sop_instance_uid)
+        status = None
+        error: TransientError | PermanentError | None
+        try:
+            content, syntax = self._accepted(association, file)
+            uid = SopInstanceUid(content.meta.sop_instance_uid)
+            status = self._transmit(association, content, syntax, number)
+            error = judge(self.peer, status)
+        except (TransientError, PermanentError) as raised:
+            error = raised
+        return SendOutcome(file.path, uid, status, error)
 
-def _transmit(
-    association: Association, peer: Peer, file: Sendable, number: int
-) -> int | None:
-    """Send one file and return the status, None when no answer came.
+    def _accepted(
+        self, association: Association, file: Sendable
+    ) -> tuple[Sendable, str]:
+        """Return the file to send, and in which syntax, by what the peer accepted.
 
-    Raises:
-        PeerUnavailableError: The association is gone.
-        PeerRejectedError: The peer did not accept the file's presentation context.
-        UnreadableObjectError: The file cannot be read or encoded.
-    """
-    if not association.is_established:
-        raise PeerUnavailableError(f"{peer} ended the association")
-    syntax = _accepted_syntax(association, file)
-    if syntax is None:
-        text = f"{peer} takes no {file.meta.sop_class_uid} in this transfer syntax"
+        Raises:
+            PeerUnavailableError: The association is gone.
+            PeerRejectedError: The peer accepted none of the file's contexts.
+            UnreadableObjectError: The report cannot be written as another class.
+        """
+        if not association.is_established:
+            raise PeerUnavailableError(f"{self.peer} ended the association")
+        accepted = {
+            (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for context in association.accepted_contexts
+        }
+        for sop_class, syntax in file.contexts(self.handling):
+            if (sop_class, syntax) not in accepted:
+                continue
+            if sop_class == file.meta.sop_class_uid or self.handling.stand_in is None:
+                return file, syntax
+            return read_sendable(self.handling.stand_in(file.path, sop_class)), syntax
+        text = f"{self.peer} takes no {file.meta.sop_class_uid} in this transfer syntax"
         raise PeerRejectedError(text)
-    try:
-        content = file.path if syntax == file.meta.transfer_syntax_uid else _read(file)
-        answer = association.send_c_store(content, msg_id=number % 0xFFFF + 1)
-    except (AttributeError, ValueError, NotImplementedError, FileNotFoundError):
-        text = f"cannot be encoded for {peer}"
-        raise UnreadableObjectError(text) from None  # the cause may quote values
-    except (OSError, RuntimeError) as error:
-        raise PeerUnavailableError(f"{peer} went away") from error
-    if _status(answer) is None:
-        # It may look established for a moment, and the next file would wait in vain.
-        association.abort()
-    return _status(answer)
 
+    def _transmit(
+        self, association: Association, file: Sendable, syntax: str, number: int
+    ) -> int | None:
+        """Send one file and return the status, None when no answer came.
 
-def _accepted_syntax(association: Association, file: Sendable) -> str | None:
-    """Return the first syntax of the file that the peer accepted for its class."""
-    accepted = {
-        (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-        for context in association.accepted_contexts
-    }
-    for syntax in file.syntaxes:
-        if (file.meta.sop_class_uid, syntax) in accepted:
-            return syntax
-    return None
+        Raises:
+            PeerUnavailableError: The association is gone.
+            UnreadableObjectError: The file cannot be read or encoded.
+        """
+        try:
+            own = syntax == file.meta.transfer_syntax_uid
+            content = file.path if own else _read(file)
+            answer = association.send_c_store(content, msg_id=number % 0xFFFF + 1)
+        except (AttributeError, ValueError, NotImplementedError, FileNotFoundError):
+            text = f"cannot be encoded for {self.peer}"
+            raise UnreadableObjectError(text) from None  # the cause may quote values
+        except (OSError, RuntimeError) as error:
+            raise PeerUnavailableError(f"{self.peer} went away") from error
+        status = status_of(answer)
+        if status is None:
+            # It may look established for a moment; the next would wait in vain.
+            association.abort()
+        return status
 
 
 def _read(file: Sendable) -> Dataset:
@@ -247,67 +273,3 @@ def _read(file: Sendable) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dcmread(file.path)
-
-
-def _judge(peer: Peer, status: int | None) -> TransientError | PermanentError | None:
-    """Turn the status of a C-STORE response into our two kinds of error."""
-    if status is None:
-        return PeerUnavailableError(f"{peer} did not answer")
-    if status == 0 or status & 0xF000 == WARNING_CLASS or status in OTHER_WARNINGS:
-        return None
-    text = f"{peer} answered 0x{status:04X}"
-    if status & 0xFF00 == OUT_OF_RESOURCES_CLASS:
-        return PeerUnavailableError(text, status)
-    return PeerRejectedError(text, status)
-
-
-def _associate(
-    peer: Peer, calling_aet: str, contexts: list[PresentationContext], timeout: float
-) -> Association:
-    """Open an association.
-
-    Raises:
-        PeerUnavailableError: The peer is not there, or rejected the association.
-        PeerRejectedError: The peer accepted none of the presentation contexts.
-    """
-    entity = AE(calling_aet)
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.connection_timeout = min(CONNECT_TIMEOUT_S, timeout)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = timeout
-    handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, _send_at_once)]
-    try:
-        association = entity.associate(
-            peer.host,
-            peer.port,
-            contexts=contexts,
-            ae_title=peer.ae_title,
-            max_pdu=MAX_PDU,
-            evt_handlers=handlers,
-        )
-    except (OSError, RuntimeError) as error:  # its name does not resolve, for one
-        raise PeerUnavailableError(f"{peer} cannot be reached") from error
-    if association.is_established:
-        return association
-    if association.is_rejected:
-        raise PeerUnavailableError(f"{peer} rejected the association")
-    if association.rejected_contexts:
-        raise PeerRejectedError(f"{peer} accepted no presentation context")
-    raise PeerUnavailableError(f"no association with {peer}")
-
-
-def _send_at_once(event: Event) -> None:
-    """Turn Nagle's algorithm off: it costs 40 ms for each small object."""
-    wrapper = event.assoc.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
-        wrapper.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _end(association: Association) -> None:
-    if association.is_established:
-        association.release()
-
-
-def _status(answer: Dataset) -> int | None:
-    status = answer.get("Status")
-    return None if status is None else int(status)

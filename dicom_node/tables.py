@@ -27,6 +27,22 @@ class DeliveryState(StrEnum):
     SENT = "sent"
     COMMITTED = "committed"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class CommitmentState(StrEnum):
+    """Where a sent document stands on its way to storage commitment (PS3.4 J).
+
+    A request is `due`, then `asked`. `refused`: the peer does not commit at all;
+    `unanswered`: it never reported. Neither is asked again.
+    """
+
+    DUE = "due"
+    ASKED = "asked"
+    COMMITTED = "committed"
+    FAILED = "failed"
+    REFUSED = "refused"
+    UNANSWERED = "unanswered"
 
 
 class StudyRow(Base):
@@ -238,7 +254,10 @@ class WaiverRow(Base):
 
 
 class DocumentRow(Base):
-    """One report or capture; its bytes lie frozen in the spool at `path`."""
+    """One report or capture; its bytes lie frozen in the spool at `path`.
+
+    `variant_of` names the report that this one repeats as another SOP class.
+    """
 
     __tablename__ = "document"
 
@@ -251,18 +270,25 @@ class DocumentRow(Base):
     path: Mapped[str]
     size: Mapped[int]
     created_at: Mapped[datetime]
+    variant_of: Mapped[str | None] = mapped_column(UID, index=True)
 
 
 class DeliveryRow(Base):
-    """One document on its way to one destination (AET@HOST:PORT).
+    """One document on its way to one destination (AET@HOST:PORT, or a URL).
 
-    `due_since` starts the days after which a delivery counts as failed.
+    `due_since` starts the days after which a delivery counts as failed. `study_uid`
+    is the document's: what waits of a study is looked up for every other of it.
+    `sent_as` names what went out: the document itself, or a variant of it.
+    `commitment` is NULL where nobody asks for it; `commitment_at` is when to ask
+    next, `commitment_tries` counts the requests and `resends` the failed reports.
     """
 
     __tablename__ = "delivery"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "destination"),
         Index(None, "state", "next_attempt_at"),
+        Index(None, "state", "commitment_at"),
+        Index(None, "study_uid", "destination", "state"),
     )
 
     delivery_id: Mapped[str] = mapped_column(ID, primary_key=True)
@@ -282,3 +308,33 @@ class DeliveryRow(Base):
     claim_token: Mapped[str | None] = mapped_column(ID)
     lease_until: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
+    study_uid: Mapped[str | None] = mapped_column(UID)
+    sent_as: Mapped[str | None] = mapped_column(UID)
+    commitment: Mapped[CommitmentState | None]
+    commitment_at: Mapped[datetime | None]
+    commitment_tries: Mapped[int] = mapped_column(server_default="0")
+    commitment_note: Mapped[str | None] = mapped_column(Text)
+    resends: Mapped[int] = mapped_column(server_default="0")
+
+
+class CommitmentRow(Base):
+    """One object in one request for storage commitment.
+
+    The rows of a request share its Transaction UID; a later request for the same
+    object has another one, and the report on either counts.
+    """
+
+    __tablename__ = "commitment"
+    __table_args__ = (UniqueConstraint("transaction_uid", "delivery_id"),)
+
+    commitment_id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(UID)
+    delivery_id: Mapped[str] = mapped_column(
+        ForeignKey("delivery.delivery_id"), index=True
+    )
+    sop_class_uid: Mapped[str] = mapped_column(UID)
+    sop_instance_uid: Mapped[str] = mapped_column(UID)
+    state: Mapped[CommitmentState]
+    failure_reason: Mapped[int | None]
+    asked_at: Mapped[datetime]
+    reported_at: Mapped[datetime | None]

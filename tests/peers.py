@@ -1,5 +1,6 @@
 """Real peers for end-to-end tests: Orthanc, DCMTK, and Sentinode itself."""
 
+import base64
 import json
 import os
 import shutil
@@ -43,8 +44,11 @@ class Orthanc:
         sentinode_port: int,
         lua: str | None = None,
         plugins: Sequence[Path] = (),
+        options: dict | None = None,
     ):
         self.plugins = plugins
+        self.options = options or {}
+        self.credentials: tuple[str, str] | None = None
         self.folder = folder
         self.port = free_port()
         self.http = free_port()
@@ -78,6 +82,7 @@ class Orthanc:
             "DicomModalities": {"sentinode": [AET, "127.0.0.1", self._sentinode_port]},
             "LuaScripts": scripts,
             "Plugins": [str(plugin) for plugin in self.plugins],
+            **self.options,
         }
         path = self.folder / "orthanc.json"
         path.write_text(json.dumps(config))
@@ -103,13 +108,23 @@ class Orthanc:
         except (urllib.error.URLError, ConnectionError):
             return False
 
+    def _open(self, path: str, method: str = "GET"):
+        url = f"http://127.0.0.1:{self.http}{path}"
+        request = urllib.request.Request(url, method=method)
+        if self.credentials is not None:
+            pair = base64.b64encode(":".join(self.credentials).encode()).decode()
+            request.add_header("Authorization", f"Basic {pair}")
+        return urllib.request.urlopen(request)  # noqa: S310 - a URL of our making
+
     def get(self, path: str):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}") as answer:
+        with self._open(path) as answer:
             return json.load(answer)
 
+    def delete(self, path: str) -> None:
+        self._open(path, "DELETE").close()
+
     def file(self, instance: str) -> bytes:
-        url = f"http://127.0.0.1:{self.http}/instances/{instance}/file"
-        with urllib.request.urlopen(url) as answer:
+        with self._open(f"/instances/{instance}/file") as answer:
             return answer.read()
 
     def instances(self, study_uid: str, modality: str) -> list[str]:

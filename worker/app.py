@@ -82,11 +82,11 @@ def answering(app: Celery, timeout: float) -> list[str]:
     return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
 
 
-def announce_delivery(app: Celery, result_id: str, destinations: Iterable[str]) -> None:
+def announce_deliveries(app: Celery, destinations: Iterable[str]) -> None:
     """Send the messages of fresh deliveries at once; the sweep repeats lost ones."""
     for destination in destinations:
         try:
-            app.send_task(queues.DELIVER, args=[result_id, destination])
+            app.send_task(queues.DELIVER, args=[destination])
         except OperationalError:
             log.warning("broker unreachable, the sweep will announce the delivery")
             return

@@ -7,11 +7,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
+from dicom_node.destination import Credentials, Destination, WebService
 from dicom_node.findings import StageTwo
 from dicom_node.report.device import DEFAULT_OUTPUTS, Output
 from dicom_node.settings import (
@@ -22,18 +29,27 @@ from dicom_node.settings import (
     PeerText,
     pairs,
 )
-from dicom_node.study import MAX_PORT, UID_PATTERN
+from dicom_node.study import MAX_PORT, UID_PATTERN, Peer
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
 
+ALL: Final = "all"
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
 def _network(value: object) -> object:
     return ip_network(value, strict=False) if isinstance(value, str) else value
 
 
+def _service(value: object) -> object:
+    return WebService.parse(value) if isinstance(value, str) else value
+
+
 NetworkText = Annotated[Network, BeforeValidator(_network), PlainSerializer(str)]
+ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(str)]
 
 
 class WorkerSettings(NodeSettings):
@@ -60,6 +76,13 @@ class WorkerSettings(NodeSettings):
     `hl7_issuers` gives assigning authorities (PID-3.4) their DICOM issuer of patient
     ID; `hl7_words` is a table of the site's words (see `dicom_node.vocabulary`).
     `outputs` are the kinds of documents that a PACS gets; the SR is always one.
+
+    `stow` are DICOMweb services that get the results too. What they ask for to let us
+    in stands in files: one bearer token, or USER:PASSWORD, for all of them, so they
+    must be on one host. `commit` names the AE titles that are asked for storage
+    commitment, or is "all". A report of it is waited for `commit_wait` on the same
+    association, and is asked for again after `commit_timeout`. A peer has
+    `answer_timeout` to answer each message; a delivery is tried for `give_up_after`.
     """
 
     broker_url: str | None = None
@@ -99,12 +122,55 @@ class WorkerSettings(NodeSettings):
     hl7_frame_timeout: timedelta = timedelta(seconds=30)
     hl7_idle_timeout: timedelta = timedelta(hours=1)
 
+    stow: Annotated[tuple[ServiceText, ...], NoDecode, Listed] = ()
+    stow_token_file: Path | None = None
+    stow_password_file: Path | None = None
+    stow_ca_file: Path | None = None
+    commit: Annotated[tuple[str, ...], NoDecode, Listed] = ()
+    commit_wait: timedelta = timedelta(seconds=3)
+    commit_timeout: timedelta = timedelta(hours=1)
+    answer_timeout: timedelta = timedelta(minutes=1)
+    give_up_after: timedelta = timedelta(days=14)
+
     @field_validator("outputs")
     @classmethod
     def _has_report(cls, value: tuple[Output, ...]) -> tuple[Output, ...]:
         if Output.SR not in value:
             raise ValueError("must name SR: a map without its report says too little")
         return value
+
+    @model_validator(mode="after")
+    def _keeps_secrets(self) -> Self:
+        """Let no secret reach another host than the one it is for, nor the network."""
+        if self.stow_token_file is None and self.stow_password_file is None:
+            return self
+        if self.stow_token_file is not None and self.stow_password_file is not None:
+            raise ValueError("give a STOW token file or a password file, not both")
+        hosts = {service.host for service in self.stow}
+        if len(hosts) > 1:
+            raise ValueError("STOW credentials of one host would be sent to another")
+        open_services = [each for each in self.stow if not each.is_encrypted]
+        if open_services and not hosts <= LOOPBACK:
+            raise ValueError("STOW credentials need https: http shows them to anybody")
+        return self
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """Where results go."""
+        return (*self.pacs, *self.stow)
+
+    @property
+    def stow_credentials(self) -> Credentials:
+        """How the DICOMweb services know us."""
+        return Credentials(
+            self.stow_token_file, self.stow_password_file, self.stow_ca_file
+        )
+
+    def commits(self, destination: Destination) -> bool:
+        """Say whether a destination is asked for storage commitment."""
+        if not isinstance(destination, Peer):
+            return False
+        return ALL in self.commit or destination.ae_title in self.commit
 
     @property
     def broker(self) -> str:

@@ -265,7 +265,7 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         f"--hostname={DISPATCH}@%h",
         f"--queues={queues.DISPATCH},{queues.DELIVERY}",
         "--include=worker.tasks.dispatch,worker.tasks.completeness,worker.tasks.delivery",
-        "--concurrency=3",
+        "--concurrency=4",  # the sweep goes on while archives hang or are counted
     )
     tree.start(
         "beat",

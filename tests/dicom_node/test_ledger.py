@@ -307,7 +307,7 @@ def enqueued(sessions, path):
 def is_frozen(sessions):
     with sessions.begin() as session:
         due = outbox.due(session, LATER, LEASE, 9)
-        taken = outbox.claim(session, "r1", "P@h:1", LEASE, LATER)
+        taken = outbox.claim(session, "P@h:1", LEASE, LATER, 9)
     assert bool(due) == bool(taken)
     return not due
 

@@ -1,15 +1,16 @@
 import hashlib
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from dicom_node import outbox
+from dicom_node import ledger, outbox
 from dicom_node.errors import DeliveryNotFoundError, DeliveryStateError
 from dicom_node.findings import Document
 from dicom_node.outbox import DeliveryState
 from dicom_node.study import Peer, SopInstanceUid
-from tests.dicom_node.conftest import SR, STUDY, T0, receive
+from tests.dicom_node.conftest import SR, STUDY, T0, arrival, receive
 
 PACS = Peer("PACS", "pacs", 104)
 SECOND = Peer("SECOND", "pacs2", 104)
@@ -39,9 +40,9 @@ def enqueue(sessions, *peers: Peer, result="r1", at=T0, documents=DOCUMENTS):
         outbox.enqueue(session, STUDY, result, documents, peers or (PACS,), at)
 
 
-def claim(sessions, at=T0, peer=PACS, result="r1"):
+def claim(sessions, at=T0, peer=PACS, limit=99):
     with sessions.begin() as session:
-        return outbox.claim(session, result, str(peer), LEASE, at)
+        return outbox.claim(session, str(peer), LEASE, at, limit)
 
 
 def due(sessions, at=T0):
@@ -60,7 +61,7 @@ def test_every_document_goes_to_every_destination_once(sessions):
     found = look(sessions)
     assert len(found) == 6
     assert {each.destination for each in found} == {str(PACS), str(SECOND)}
-    assert sorted(due(sessions)) == [("r1", str(PACS)), ("r1", str(SECOND))]
+    assert sorted(due(sessions)) == [str(PACS), str(SECOND)]
 
 
 def test_documents_are_kept_without_a_destination(sessions):
@@ -132,7 +133,7 @@ def test_a_deferred_delivery_waits_and_says_why(sessions):
     with sessions.begin() as session:
         outbox.deferred(session, each, "no association", None, T0)
     assert due(sessions, T0 + timedelta(seconds=59)) == []
-    assert due(sessions, T0 + timedelta(seconds=60)) == [("r1", str(PACS))]
+    assert due(sessions, T0 + timedelta(seconds=60)) == [str(PACS)]
     found = look(sessions)[0]
     assert (found.last_error, found.attempts) == ("no association", 1)
     assert found.next_attempt_at == T0 + timedelta(minutes=1)
@@ -200,7 +201,7 @@ def test_a_message_is_sent_again_only_when_it_seems_lost(sessions):
     with sessions.begin() as session:
         outbox.announced(session, outbox.due(session, T0, RESEND, 9), T0)
     assert due(sessions) == []
-    assert due(sessions, T0 + RESEND) == [("r1", str(PACS))]
+    assert due(sessions, T0 + RESEND) == [str(PACS)]
 
 
 def test_a_restart_ends_every_lease(sessions):
@@ -209,6 +210,116 @@ def test_a_restart_ends_every_lease(sessions):
     with sessions.begin() as session:
         outbox.release_all(session, T0)
     assert len(claim(sessions)) == 3
+
+
+def test_the_oldest_study_goes_first_and_a_limit_cuts_behind_it(sessions):
+    enqueue(sessions, result="r2", at=T0 + DAY, documents=[document("SR", 9)])
+    enqueue(sessions)
+    first = claim(sessions, T0 + DAY, limit=2)
+    rest = claim(sessions, T0 + DAY)
+    assert [each.result_id for each in first] == ["r1", "r1"]
+    assert rest == []  # the same study: nothing overtakes what is on its way
+
+
+def test_a_later_version_waits_for_the_earlier_one(sessions):
+    enqueue(sessions, documents=[document("SR", 1)])
+    (first,) = claim(sessions)
+    with sessions.begin() as session:
+        outbox.deferred(session, first, "no association", None, T0)
+    second = T0 + timedelta(seconds=30)
+    enqueue(sessions, result="r2", at=second, documents=[document("SR", 2)])
+    assert due(sessions, second) == []
+    assert claim(sessions, second) == []
+    later = T0 + timedelta(minutes=1)
+    assert [each.result_id for each in claim(sessions, later)] == ["r1", "r2"]
+
+
+def test_two_workers_at_once_let_nothing_overtake(sessions):
+    enqueue(sessions, documents=DOCUMENTS[2:])
+    enqueue(sessions, result="r2", at=T0 + DAY, documents=DOCUMENTS[:1])
+    taken, started = [], threading.Event()
+
+    def second() -> None:
+        started.set()
+        taken.extend(claim(sessions, T0 + DAY))
+
+    other = threading.Thread(target=second)
+    with sessions.begin() as session:
+        (first,) = outbox.claim(session, str(PACS), LEASE, T0 + DAY, 1)
+        other.start()
+        started.wait(5)
+        other.join(0.5)
+        assert taken == []
+    other.join(20)
+    assert first.result_id == "r1"
+    assert taken == []
+
+
+def test_what_waits_at_one_destination_holds_up_no_other(sessions):
+    enqueue(sessions, PACS, SECOND, documents=DOCUMENTS[:1])
+    (first,) = claim(sessions)
+    with sessions.begin() as session:
+        outbox.deferred(session, first, "no association", None, T0)
+    assert due(sessions) == [str(SECOND)]
+    assert len(claim(sessions, peer=SECOND)) == 1
+
+
+def test_a_turn_that_did_not_come_is_no_attempt(sessions):
+    enqueue(sessions, documents=DOCUMENTS[:1])
+    (each,) = claim(sessions)
+    with sessions.begin() as session:
+        assert outbox.give_back(session, each)
+    assert [each.attempts for each in claim(sessions)] == [1]
+
+
+def test_a_cancelled_delivery_stays_so_until_it_is_named_again(sessions):
+    enqueue(sessions, documents=DOCUMENTS[:1])
+    (one,) = look(sessions)
+    with sessions.begin() as session:
+        outbox.cancel(session, one.delivery_id, T0, "anna")
+    assert claim(sessions, T0 + DAY) == []
+    with sessions.begin() as session:
+        assert outbox.retry(session, None, T0) == []
+        assert outbox.retry(session, one.delivery_id, T0, "anna") == [one.delivery_id]
+        told = ledger.events(session, STUDY)
+    assert [event.what for event in told][-2:] == [
+        "delivery cancelled",
+        "delivery retried",
+    ]
+    assert told[-1].detail == f"SC to {PACS}, by anna"
+
+
+def test_what_was_sent_or_is_being_sent_cannot_be_cancelled(sessions):
+    enqueue(sessions, documents=DOCUMENTS[:1])
+    (one,) = claim(sessions)
+    with sessions.begin() as session:
+        with pytest.raises(DeliveryStateError, match="being sent now"):
+            outbox.cancel(session, one.delivery_id, T0, "anna")
+        outbox.sent(session, one, 0, T0)
+        with pytest.raises(DeliveryStateError, match="was sent"):
+            outbox.cancel(session, one.delivery_id, T0, "anna")
+
+
+def test_a_variant_that_went_out_is_listed_and_known_as_ours(sessions):
+    enqueue(sessions, documents=DOCUMENTS[2:])
+    (one,) = claim(sessions)
+    variant, path = document("SR", 4)
+    with sessions.begin() as session:
+        for _ in range(2):
+            outbox.add_variant(session, one, variant, path, T0)
+        assert outbox.variant(session, one.sop_instance_uid, SR).path == path
+        outbox.sent(session, one, 0, T0, variant.sop_instance_uid)
+    receive(sessions, arrival(9, sop_instance_uid=variant.sop_instance_uid))
+    (found,) = look(sessions)
+    with sessions() as session:
+        plain = outbox.documents(session, "r1")
+        both = outbox.documents(session, "r1", variants=True)
+        study = ledger.study(session, STUDY)
+    assert found.sop_instance_uid == variant.sop_instance_uid
+    assert found.variant_of == one.sop_instance_uid
+    assert [each.variant_of for each in plain] == [None]
+    assert [each.variant_of for each in both] == [None, one.sop_instance_uid]
+    assert study.instances == 1
 
 
 def test_deliveries_are_listed_newest_first_and_narrowed(sessions):

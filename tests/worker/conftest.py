@@ -1,5 +1,6 @@
 """A ledger, a spool and both models, as one process of the worker has them."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +21,7 @@ from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, ReceivedInstance, StudyUid
 from tests import dicom_objects
+from tests.archives import Desk
 from tests.pathology_site import inbox_of
 from worker import models as model_store
 from worker import outcomes, weights
@@ -96,6 +98,25 @@ class Bench:
 
     def _send(self, name: str, args: Sequence[str]) -> None:
         self.sent.append((name, list(args)))
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of the newest schema, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "template.db"
+    schema.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path, migrated: Path) -> Iterator[Desk]:
+    """Results on their way, and a clock that the test moves; no model is needed."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    file = shutil.copy(migrated, folder / "sentinode.db")
+    made = Desk.of(tmp_path, f"sqlite:///{file}")
+    yield made
+    made.sessions.kw["bind"].dispose()
 
 
 @pytest.fixture

@@ -22,10 +22,12 @@ from dicom_node.report.device import Output
 from dicom_node.settings import load
 from dicom_node.study import Reason, StudyState
 from tests import dicom_objects
+from tests.worker.conftest import PACS
 from worker import models as model_store
 from worker import outcomes, queues
 from worker.serving import LoadedCascade, choose_device, code_sha256, signing_device
 from worker.settings import WorkerSettings
+from worker.tasks import delivery
 from worker.tasks.analysis import analyze
 from worker.tasks.delivery import deliver
 from worker.tasks.dispatch import sweep
@@ -75,12 +77,12 @@ def test_a_message_in_a_long_queue_is_late_not_lost(bench, slices):
 def test_messages_carry_identifiers_only(bench, slices, mark, source):
     uid = bench.receive(*slices, mark)
     sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
-    (result_id,) = analyze(uid, bench.site, source)
+    analyze(uid, bench.site, source)
     sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)
 
     assert bench.sent == [
         (queues.ANALYZE, [uid]),
-        (queues.DELIVER, [result_id, "PACS@127.0.0.1:9"]),
+        (queues.DELIVER, [str(PACS)]),
     ]
 
 
@@ -342,14 +344,10 @@ def test_models_load_after_the_fork_and_never_in_the_parent(bench):
 def test_a_pacs_that_is_away_defers_the_delivery(bench, slices, mark, source):
     uid = bench.receive(*slices, mark)
     bench.queue(uid)
-    (result_id,) = analyze(uid, bench.site, source)
+    analyze(uid, bench.site, source)
 
-    deliver(
-        (result_id, "PACS@127.0.0.1:9"),
-        bench.sessions,
-        bench.site.spool,
-        bench.site.settings,
-    )
+    place = bench.site
+    deliver(str(PACS), delivery.Site(place.sessions, place.spool, place.settings))
 
     with bench.sessions() as session:
         deliveries = outbox.deliveries(session)

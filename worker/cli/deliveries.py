@@ -1,16 +1,21 @@
 """`sentinode deliveries`: what was sent where, and what waits."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import click
 
-from dicom_node import outbox
+from dicom_node import commitment, outbox
+from dicom_node.commitment import RequestRecord
 from dicom_node.db import now
 from dicom_node.outbox import DeliveryRecord
+from dicom_node.statuses import meaning, written
 from dicom_node.tables import DeliveryState
 from worker.cli.context import (
     Site,
     json_option,
+    operator,
     print_json,
     print_table,
     rfc3339,
@@ -24,22 +29,68 @@ def command() -> None:
 
 
 def _status(value: int | None) -> str | None:
-    return None if value is None else f"0x{value:04X}"
+    return None if value is None else written(value)
+
+
+def _meaning(value: int | None) -> str | None:
+    return None if value is None else meaning(value)
+
+
+def _explained(value: int | None) -> str | None:
+    return None if value is None else f"{written(value)} {meaning(value)}"
+
+
+def _time(value: datetime | None) -> str | None:
+    return None if value is None else rfc3339(value)
 
 
 def _as_document(one: DeliveryRecord) -> dict[str, Any]:
     return {
         "delivery_id": one.delivery_id,
         "result_id": one.result_id,
+        "study_uid": one.study_uid,
         "sop_instance_uid": one.sop_instance_uid,
+        "sop_class_uid": one.sop_class_uid,
+        "variant_of": one.variant_of,
         "kind": one.kind,
         "destination": one.destination,
         "state": one.state,
         "attempts": one.attempts,
         "last_status": _status(one.last_status),
+        "last_status_meaning": _meaning(one.last_status),
         "last_error": one.last_error,
-        "next_attempt_at": one.next_attempt_at and rfc3339(one.next_attempt_at),
+        "next_attempt_at": _time(one.next_attempt_at),
+        "sent_at": _time(one.sent_at),
+        "commitment": _commitment(one),
     }
+
+
+def _commitment(one: DeliveryRecord) -> dict[str, Any] | None:
+    if one.commitment is None:
+        return None
+    return {
+        "state": one.commitment,
+        "requests": one.commitment_tries,
+        "next_request_at": _time(one.commitment_at),
+        "resends": one.resends,
+        "note": one.commitment_note,
+    }
+
+
+def _row(one: DeliveryRecord) -> tuple[object, ...]:
+    return (
+        one.delivery_id,
+        one.kind if one.variant_of is None else f"{one.kind} (as {one.sop_class_uid})",
+        one.destination,
+        one.state,
+        one.attempts,
+        _explained(one.last_status),
+        one.last_error,
+        one.next_attempt_at,
+        one.commitment
+        if one.commitment_note is None
+        else f"{one.commitment}: {one.commitment_note}",
+    )
 
 
 @command.command("list")
@@ -50,28 +101,79 @@ def _as_document(one: DeliveryRecord) -> dict[str, Any]:
 def list_deliveries(
     site: Site, state: str | None, limit: int, *, as_json: bool
 ) -> None:
-    """List deliveries, newest first."""
+    """List deliveries, newest first.
+
+    A report that an archive takes only as another SR class is listed as what it got.
+    """
     with site.reading() as session:
         found = outbox.deliveries(
             session, state=DeliveryState(state) if state else None, limit=limit
         )
-    rows = [_as_document(one) for one in found]
     if as_json:
-        print_json(rows)
+        print_json([_as_document(one) for one in found])
         return
     columns = (
-        "delivery_id",
+        "delivery",
         "kind",
         "destination",
         "state",
         "attempts",
-        "last_status",
-        "last_error",
-        "next_attempt_at",
+        "last status",
+        "last error",
+        "next attempt",
+        "commitment",
     )
+    print_table("Deliveries", columns, [_row(one) for one in found])
+
+
+@command.command("show")
+@click.argument("delivery_id")
+@json_option
+@site_options
+def show(site: Site, delivery_id: str, *, as_json: bool) -> None:
+    """Show one delivery and every request for storage commitment."""
+    with site.reading() as session:
+        found = outbox.lookup(session, delivery_id)
+        requests = commitment.requests(session, delivery_id)
+    document = _as_document(found)
+    if as_json:
+        print_json(document | {"commitment_requests": _as_documents(requests)})
+        return
+    rows = [(name, value) for name, value in document.items() if name != "commitment"]
+    rows += [
+        (f"commitment {name}", value)
+        for name, value in (document["commitment"] or {}).items()
+    ]
+    print_table(f"Delivery {delivery_id}", ("", ""), rows)
     print_table(
-        "Deliveries", columns, [[row[name] for name in columns] for row in rows]
+        "Requests for storage commitment",
+        ("transaction", "object", "state", "reason", "asked", "reported"),
+        [
+            (
+                one.transaction_uid,
+                one.sop_instance_uid,
+                one.state,
+                _explained(one.failure_reason),
+                one.asked_at,
+                one.reported_at,
+            )
+            for one in requests
+        ],
     )
+
+
+def _as_documents(requests: Sequence[RequestRecord]) -> list[dict[str, Any]]:
+    return [
+        {
+            "transaction_uid": one.transaction_uid,
+            "sop_instance_uid": one.sop_instance_uid,
+            "state": one.state,
+            "failure_reason": _status(one.failure_reason),
+            "asked_at": rfc3339(one.asked_at),
+            "reported_at": _time(one.reported_at),
+        }
+        for one in requests
+    ]
 
 
 @command.command()
@@ -84,8 +186,21 @@ def retry(site: Site, delivery_id: str | None, *, failed: bool, as_json: bool) -
     if bool(delivery_id) == failed:
         raise click.UsageError("give either a DELIVERY_ID or --failed")
     with site.writing.begin() as session:
-        due = outbox.retry(session, delivery_id, now())
+        due = outbox.retry(session, delivery_id, now(), operator())
     if as_json:
         print_json(due)
     else:
         click.echo(f"{len(due)} due now")
+
+
+@command.command()
+@click.argument("delivery_id")
+@site_options
+def cancel(site: Site, delivery_id: str) -> None:
+    """Do not send DELIVERY_ID any more; `retry` takes it up again.
+
+    Refused (exit code 4) once it was sent, and while it is being sent.
+    """
+    with site.writing.begin() as session:
+        outbox.cancel(session, delivery_id, now(), operator())
+    click.echo("cancelled")

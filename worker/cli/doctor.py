@@ -15,8 +15,9 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import retrieve, schema, sender
+from dicom_node import retrieve, schema, sender, stow
 from dicom_node.db import now
+from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.settings import local_host
@@ -176,6 +177,14 @@ def _query(site: Site) -> str:
         ) from error
 
 
+def _web_service(service: WebService) -> Callable[[Site], str]:
+    def ask(site: Site) -> str:
+        code = stow.check(service, site.settings.stow_credentials, TIMEOUT_S)
+        return f"{service} answered HTTP {code}"
+
+    return ask
+
+
 def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
     try:
         return Check(name, ok=True, detail=look(site))
@@ -204,7 +213,9 @@ def checks(site: Site) -> Iterator[Check]:
         yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
         yield _run(f"query {site.settings.query.ae_title}", _query, site)
-    if not site.settings.pacs:
+    for service in site.settings.stow:
+        yield _run(f"STOW-RS {service.host}", _web_service(service), site)
+    if not site.settings.destinations:
         yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 
 

@@ -111,6 +111,7 @@ def as_document(
                 "sop_class_uid": one.sop_class_uid,
                 "sop_instance_uid": one.sop_instance_uid,
                 "sha256": one.sha256,
+                "variant_of": one.variant_of,
             }
             for one in documents
         ],
@@ -137,7 +138,7 @@ def _documents(
     session: Session, records: Sequence[ResultRecord]
 ) -> list[dict[str, Any]]:
     return [
-        as_document(record, outbox.documents(session, record.result_id))
+        as_document(record, outbox.documents(session, record.result_id, variants=True))
         | {"kept": kept_of(keeping.of(session, record.result_id))}
         for record in records
     ]
@@ -226,7 +227,7 @@ def _print(one: dict[str, Any]) -> None:
             ("superseded by", one["superseded_by"]),
             ("created", f"{one['created_at']}, by Sentinode {one['code_version']}"),
             ("kept", _kept_line(one["kept"])),
-            *((doc["kind"], doc["sop_instance_uid"]) for doc in one["documents"]),
+            *(_document_row(doc) for doc in one["documents"]),
             (
                 "milliseconds",
                 ", ".join(f"{k} {v:.0f}" for k, v in one["timings_ms"].items()),
@@ -242,6 +243,13 @@ def _kept_line(kept: dict[str, Any] | None) -> str:
     if kept["released_at"]:
         return f"nothing since {kept['released_at']}"
     return "crop and slice" if kept["crop_sha256"] else "slice"
+
+
+def _document_row(document: dict[str, Any]) -> tuple[str, str]:
+    name = document["kind"]
+    if document["variant_of"] is not None:
+        name += f" as {document['sop_class_uid']}"
+    return name, document["sop_instance_uid"]
 
 
 def _stage_rows(stage: dict[str, Any]) -> list[tuple[str, str]]:

@@ -33,6 +33,10 @@ POLL_S: Final = 0.5
     metavar="AET@HOST:PORT",
     help="The archive's query AE, whose counts must agree with ours.",
 )
+@click.option("--stow", multiple=True, metavar="URL", help="STOW-RS service; repeat.")
+@click.option(
+    "--commit", multiple=True, metavar="AET", help="Ask it to commit; repeat, or all."
+)
 @click.option("--quiet-period", type=float, help="Seconds without an instance [120].")
 @click.option("--workers", type=int, help="Analysis processes [1].")
 @click.option("--hl7-port", type=int, help="Port for pathology results, HL7 [off].")
@@ -43,12 +47,7 @@ POLL_S: Final = 0.5
     metavar="AET[@CIDR]",
     help="Who may send; repeat. Default: the AE of --pacs, from its host.",
 )
-def command(
-    data_dir: str,
-    pacs: tuple[str, ...],
-    allow: tuple[str, ...],
-    **others: object,
-) -> None:
+def command(data_dir: str, **others: object) -> None:
     """Run broker, database, listener and workers until SIGTERM.
 
     Prints one line `ready PORT` when C-ECHO is answered and a worker is up. Started
@@ -57,12 +56,8 @@ def command(
 
     Example: sentinode up --data-dir /var/lib/sentinode --pacs ORTHANC@pacs:4242
     """
-    flags = {name: str(value) for name, value in others.items() if value is not None}
+    flags = _as_text(others)
     flags["data_dir"] = str(Path(data_dir).expanduser().absolute())
-    if pacs:
-        flags["pacs"] = ",".join(pacs)
-    if allow:
-        flags["allow"] = ",".join(allow)
     if flags.get("port") == "0":
         flags["port"] = str(_free_port())
     settings = read_settings(**flags)
@@ -77,6 +72,15 @@ def command(
         if settings.database_url is None:
             flags["heir_of_all"] = "true"  # the database is ours, so is its listener
         standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
+
+
+def _as_text(options: Mapping[str, object]) -> dict[str, str]:
+    """Write what was given as settings are written; repeated options by commas."""
+    return {
+        name: ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in options.items()
+        if value not in {None, ()}
+    }
 
 
 def _free_port() -> int:

@@ -236,7 +236,7 @@ def _record(
                 claim.study_uid,
                 case.finding.result_id,
                 frozen[case.finding.result_id],
-                site.settings.pacs,
+                site.settings.destinations,
                 now(),
             )
         if outcomes.slnd_results(session, claim.study_uid) != study.slnd:
@@ -372,6 +372,6 @@ def analyze_study(study_uid: str) -> None:
         return
     except TransientError:
         return  # the study is queued again; the sweep re-sends its message
-    destinations = [str(peer) for peer in runtime.settings().pacs]
-    for result_id in results:
-        messages.announce_delivery(current_app, result_id, destinations)
+    if results:
+        destinations = [str(one) for one in runtime.settings().destinations]
+        messages.announce_deliveries(current_app, destinations)

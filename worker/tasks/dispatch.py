@@ -19,7 +19,7 @@ from worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 BATCH = 200
-"""Studies and deliveries that one sweep announces at most."""
+"""Studies and destinations that one sweep announces at most."""
 
 EXAMINED_AT_ONCE: Final = 4
 COUNTED_AT_ONCE: Final = 10
@@ -76,14 +76,14 @@ def sweep(
         return 0
     for uid in studies:
         broker.send(queues.ANALYZE, args=[uid])
-    for result_id, destination in deliveries:
-        broker.send(queues.DELIVER, args=[result_id, destination])
+    for destination in deliveries:
+        broker.send(queues.DELIVER, args=[destination])
     with sessions.begin() as session:
         ledger.announced(session, studies, at)
         outbox.announced(session, deliveries, at)
     log.info(
         "sweep announced work",
-        extra={"studies": len(studies), "deliveries": len(deliveries)},
+        extra={"studies": len(studies), "destinations": len(deliveries)},
     )
     return len(studies) + len(deliveries)
 

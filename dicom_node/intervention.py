@@ -1,0 +1,105 @@
+"""What a person does to a delivery: take it up again, or end it.
+
+Part of the outbox; import its names from `dicom_node.outbox`. Each intervention is
+written into the study's history, with who it was.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.arrivals import add_event
+from dicom_node.deliveries import with_document
+from dicom_node.errors import DeliveryNotFoundError, DeliveryStateError
+from dicom_node.tables import DeliveryRow, DeliveryState, DocumentRow
+
+REVIVABLE: Final = frozenset(
+    {DeliveryState.FAILED, DeliveryState.DUE, DeliveryState.CANCELLED}
+)
+CANCELLABLE: Final = frozenset({DeliveryState.FAILED, DeliveryState.DUE})
+
+
+def retry(
+    session: Session, delivery_id: str | None, at: datetime, by: str = "unknown"
+) -> list[str]:
+    """Make one failed or cancelled delivery due again, or with None all failed ones.
+
+    A delivery that waits out its back-off may be named too: it becomes due now.
+
+    Returns:
+        The IDs of the deliveries that are due now.
+
+    Raises:
+        DeliveryNotFoundError: There is no such delivery.
+        DeliveryStateError: The delivery was sent.
+    """
+    if delivery_id is None:
+        chosen = DeliveryRow.state == DeliveryState.FAILED
+    else:
+        row = _row(session, delivery_id)
+        if row.state not in REVIVABLE:
+            raise DeliveryStateError(f"delivery {delivery_id} was {row.state}")
+        chosen = DeliveryRow.delivery_id == delivery_id
+    revived = session.scalars(
+        update(DeliveryRow)
+        .where(chosen, DeliveryRow.state.in_(REVIVABLE))
+        .values(
+            state=DeliveryState.DUE,
+            attempts=0,
+            due_since=at,
+            next_attempt_at=at,
+            announced_at=None,
+            commitment=None,
+            commitment_at=None,
+            commitment_tries=0,
+            resends=0,
+        )
+        .returning(DeliveryRow.delivery_id)
+    ).all()
+    for each in revived:
+        _audit(session, each, "delivery retried", by, at)
+    return list(revived)
+
+
+def cancel(session: Session, delivery_id: str, at: datetime, by: str) -> None:
+    """End a delivery that was not sent; nothing is tried any more.
+
+    Raises:
+        DeliveryNotFoundError: There is no such delivery.
+        DeliveryStateError: It was sent or cancelled, or is being sent now.
+    """
+    row = _row(session, delivery_id)
+    if row.state not in CANCELLABLE:
+        raise DeliveryStateError(f"delivery {delivery_id} was {row.state}")
+    if row.lease_until is not None and row.lease_until > at:
+        raise DeliveryStateError(
+            f"delivery {delivery_id} is being sent now: look again in a moment"
+        )
+    row.state = DeliveryState.CANCELLED
+    row.next_attempt_at = row.claim_token = row.lease_until = None
+    session.flush()
+    _audit(session, delivery_id, "delivery cancelled", by, at)
+
+
+def _row(session: Session, delivery_id: str) -> DeliveryRow:
+    row = session.get(
+        DeliveryRow, delivery_id, populate_existing=True, with_for_update=True
+    )
+    if row is None:
+        raise DeliveryNotFoundError(f"there is no delivery {delivery_id}")
+    return row
+
+
+def _audit(
+    session: Session, delivery_id: str, what: str, by: str, at: datetime
+) -> None:
+    """Write into the study's history what a person did to a delivery."""
+    document, destination = session.execute(
+        with_document(select(DocumentRow, DeliveryRow.destination)).where(
+            DeliveryRow.delivery_id == delivery_id
+        )
+    ).one()
+    detail = f"{document.kind} to {destination}, by {by}"
+    add_event(session, document.study_uid, what, detail, at)
