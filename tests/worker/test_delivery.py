@@ -16,6 +16,7 @@ from dicom_node.study import Peer
 from dicom_node.tables import DeliveryState
 from tests.archives import SC, Archive
 from tests.peers import Orthanc, free_port, wait_until
+from worker.tasks import delivery
 
 DAY = timedelta(days=1)
 pytestmark = [
@@ -44,6 +45,20 @@ def test_what_is_due_goes_out_over_one_association(desk, archive):
     assert len(archive.received) == 6
     assert states(desk) == ["sent"] * 6
     assert [uid[-1] for _, uid in archive.received] == ["1", "2"] * 3
+
+
+def test_a_long_queue_goes_out_in_batches_and_stops_at_the_first_trouble(
+    desk, archive, monkeypatch
+):
+    monkeypatch.setattr(delivery, "BATCH", 2)
+    peer = archive.start()
+    for number in range(4):
+        desk.result(f"r{number}", peer, study=number)
+    archive.statuses = [0, 0, 0xA700]
+    desk.deliver(peer)
+    assert (archive.associations, len(archive.received)) == (2, 2)
+    desk.deliver(peer)
+    assert (archive.associations, len(archive.received)) == (4, 6)
 
 
 def test_a_second_message_sends_nothing_more(desk, archive):

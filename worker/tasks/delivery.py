@@ -104,12 +104,15 @@ def deliver(destination: str, site: Site) -> None:
     recognises by its SOP Instance UID.
     """
     target = parse_destination(destination)
-    _send_due(target, site)
+    end_at = site.clock() + site.settings.delivery_time_limit * SHARE_OF_TIME
+    while _send_due(target, site, end_at):
+        pass
     if isinstance(target, Peer):
         _ask_commitment(target, site)
 
 
-def _send_due(target: Destination, site: Site) -> None:
+def _send_due(target: Destination, site: Site, end_at: datetime) -> bool:
+    """Send one batch; say whether to go on with the next: all is well, and more due."""
     settings = site.settings
     with site.sessions.begin() as session:
         claimed = outbox.claim(
@@ -121,8 +124,7 @@ def _send_due(target: Destination, site: Site) -> None:
         if _is_whole(site, delivery)
     }
     if not files:
-        return
-    end_at = site.clock() + settings.delivery_time_limit * SHARE_OF_TIME
+        return False
     this = Round(site, files, end_at)
     for outcome in _exchange(target, this):
         this.settled.add(outcome.path)
@@ -131,6 +133,7 @@ def _send_due(target: Destination, site: Site) -> None:
             this.waiting.add(delivery.study_uid)
         _record(target, site, delivery, outcome)
     _give_back(this)
+    return len(claimed) == BATCH and not this.waiting and site.clock() < end_at
 
 
 def _exchange(target: Destination, this: Round) -> Iterator[SendOutcome]:
