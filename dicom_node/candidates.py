@@ -162,19 +162,24 @@ def _clip(roi: Roi, marked: MrImage) -> tuple[Roi, tuple[str, ...]]:
     return inside, ("What lay outside the image was cut off.",)
 
 
+STATE: Final = "State it: `sentinode roi set --sop UID --box X0 Y0 X1 Y1 --side L|R`."
+
+
 def _side(roi: Roi, marked: MrImage) -> tuple[Laterality, bool, str]:
     """Return the side, whether it was derived, and a sentence on how.
 
     Raises:
         StudyHeldError: `laterality_unknown`.
     """
+    if roi.laterality is not None:
+        return roi.laterality, False, f"The {SIDES[roi.laterality]} side was stated."
     x = _patient_x(roi, marked)
     if x is None or abs(x) < MIDLINE_MM:
         if marked.laterality is None:
             where = "its position is unknown" if x is None else "it is near the midline"
             raise StudyHeldError(
                 Reason.LATERALITY_UNKNOWN,
-                f"The header of {name_of(marked)} names no side, and {where}.",
+                f"The header of {name_of(marked)} names no side, and {where}. {STATE}",
             )
         return marked.laterality, False, _header_side(marked.laterality)
     seen = Laterality.LEFT if x > 0 else Laterality.RIGHT
@@ -185,7 +190,7 @@ def _side(roi: Roi, marked: MrImage) -> tuple[Laterality, bool, str]:
         raise StudyHeldError(
             Reason.LATERALITY_UNKNOWN,
             f"The header of {name_of(marked)} says {SIDES[marked.laterality]}, "
-            f"the rectangle's position (x = {x:+.0f} mm) {SIDES[seen]}.",
+            f"the rectangle's position (x = {x:+.0f} mm) {SIDES[seen]}. {STATE}",
         )
     return seen, False, _header_side(seen)
 

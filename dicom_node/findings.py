@@ -129,7 +129,8 @@ class Roi:
     `exact` is False when the rectangle was derived from another shape. `adjudicator`
     says that its author decides between other readers (NCIt C96561). `by_position`
     says that the carrier names no image: the rectangle lies on this one, and on every
-    other one at the same position, because of its place in the patient.
+    other one at the same position, because of its place in the patient. `laterality`
+    is the side that the person who set it by hand stated; None, where nobody did.
     """
 
     sop_instance_uid: SopInstanceUid
@@ -147,6 +148,7 @@ class Roi:
     exact: bool = True
     adjudicator: bool = False
     by_position: bool = False
+    laterality: Laterality | None = None
 
     @property
     def box(self) -> tuple[float, float, float, float]:

@@ -25,7 +25,8 @@ Box = tuple[float, float, float, float]
 class Mark:
     """One entry: a rectangle on an image, or its withdrawal when `box` is None.
 
-    `box` is (x0, y0, x1, y1) in continuous pixels, as in an Roi.
+    `box` is (x0, y0, x1, y1) in continuous pixels, as in an Roi. `side_stated` says
+    that the person named the side, which is else that of the image.
     """
 
     study_uid: StudyUid
@@ -36,6 +37,7 @@ class Mark:
     note: str | None
     set_by: str
     set_at: datetime
+    side_stated: bool = False
 
 
 def set_mark(session: Session, mark: Mark) -> StudyState:
@@ -67,6 +69,7 @@ def set_mark(session: Session, mark: Mark) -> StudyState:
             note=mark.note,
             set_by=mark.set_by,
             set_at=mark.set_at,
+            side_stated=mark.side_stated,
         )
     )
     done = "set" if mark.box else "taken back"
@@ -109,6 +112,7 @@ def _roi(mark: Mark, box: Box) -> Roi:
         author=mark.set_by,
         marked_at=mark.set_at,
         adjudicator=True,
+        laterality=mark.laterality if mark.side_stated else None,
     )
 
 
@@ -122,6 +126,7 @@ def _mark(row: ManualRoiRow) -> Mark:
         note=row.note,
         set_by=row.set_by,
         set_at=row.set_at,
+        side_stated=row.side_stated,
     )
 
 

@@ -16,7 +16,7 @@ from dicom_node.conflicts import ReaderPolicy
 from dicom_node.dynamic import Dynamic
 from dicom_node.errors import StudyHeldError, StudyIgnoredError
 from dicom_node.explanation import Explanation, Mark, Side, Stop, Verdict
-from dicom_node.findings import Laterality, Selection
+from dicom_node.findings import Carrier, Laterality, Selection
 from dicom_node.images import StudyObjects
 from dicom_node.kinds import Catalogue, catalogue
 from dicom_node.phases import phase_index
@@ -198,7 +198,7 @@ def _judge(reading: RoiReading, study: Catalogue) -> _Judged:
     """Sort rectangles by side, and set aside those that cannot be used.
 
     A study stops when none can be used, or the side of one is unknown: it could be
-    the largest of either.
+    the largest of either. Where a person has set one by hand, that person has seen it.
     """
     keys = ((one.sop_instance_uid, one.frame) for one in reading.key_images)
     ground = Ground(
@@ -219,9 +219,10 @@ def _judge(reading: RoiReading, study: Catalogue) -> _Judged:
         else:
             sides[candidate.laterality].append(candidate)
     details = tuple(dict.fromkeys(error.detail for error in errors))
+    by_hand = any(roi.carrier is Carrier.MANUAL for roi in reading.rois)
     sideless = [one for one in errors if one.reason is Reason.LATERALITY_UNKNOWN]
     stop = None
-    if sideless:
+    if sideless and not (by_hand and sides):
         stop = Stop(Reason.LATERALITY_UNKNOWN, sideless[0].detail)
     elif not sides:
         stop = Stop(errors[0].reason, " ".join(details))

@@ -214,6 +214,7 @@ class ManualRoiRow(Base):
     """A rectangle that a person set by hand; of each side the newest row counts.
 
     Append-only. A row without a box takes back what was set before on its side.
+    `side_stated` says that the person named the side.
     """
 
     __tablename__ = "manual_roi"
@@ -233,6 +234,7 @@ class ManualRoiRow(Base):
     note: Mapped[str | None] = mapped_column(Text)
     set_by: Mapped[str]
     set_at: Mapped[datetime]
+    side_stated: Mapped[bool]
 
 
 class WaiverRow(Base):

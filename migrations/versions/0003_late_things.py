@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("note", sa.Text(), nullable=True),
         sa.Column("set_by", sa.String(), nullable=False),
         sa.Column("set_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("side_stated", sa.Boolean(), nullable=False),
         sa.ForeignKeyConstraint(
             ["study_uid"], ["study.study_uid"], name=op.f("fk_manual_roi_study_uid")
         ),

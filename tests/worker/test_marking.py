@@ -150,3 +150,34 @@ def test_every_entry_is_kept_and_the_newest_counts(slices, run, held):
 
 def test_a_study_that_nobody_knows_has_no_list(run, held):
     assert run("roi", "list", "9.9").exit_code == 3
+
+
+@pytest.fixture
+def midline(bench, source):
+    """A study whose rectangle lies between the breasts: nothing tells its side."""
+    slices = dicom_objects.dynamic_series(
+        slices=1, ImagePositionPatient=[-32.0, -60.0, 0.0]
+    )
+    uid = bench.receive(*slices, dicom_objects.gsps_rectangle([slices[1]]))
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    held = bench.study(uid)
+    assert held.reason is Reason.LATERALITY_UNKNOWN
+    assert "--side L|R" in held.detail
+    return uid, str(slices[1].SOPInstanceUID)
+
+
+def test_a_side_that_nothing_tells_can_be_stated(bench, run, midline, source):
+    uid, image = midline
+    without = run("roi", "set", "--sop", image, "--box", *BOX, "--yes")
+    done = run("roi", "set", "--sop", image, "--box", *BOX, "--side", "R", "--yes")
+    analyze(uid, bench.site, source)
+    (result,) = bench.results(uid)
+
+    assert without.exit_code == 4
+    assert done.exit_code == 0, done.output
+    assert bench.study(uid).state is StudyState.ANALYZED
+    assert (result.laterality, result.laterality_derived) == ("R", False)
+    assert "The right side was stated." in result.why
+    (entry,) = json.loads(run("roi", "list", uid, "--json").stdout)
+    assert entry["side_stated"] is True

@@ -11,7 +11,7 @@ from dicom_node import ledger
 from dicom_node.completion import IMAGES
 from dicom_node.db import now
 from dicom_node.errors import NotFoundError, StateError
-from dicom_node.findings import Carrier, Roi, Selection
+from dicom_node.findings import Carrier, Laterality, Roi, Selection
 from dicom_node.ledger import Mark
 from dicom_node.study import SopInstanceUid, StudyState, StudyUid
 from worker.cli import preview
@@ -46,6 +46,11 @@ note_option = click.option("--note", help="Why; kept with the entry, names no pa
     help="In pixels; (0, 0) is the outer corner of the first one.",
 )
 @frame_option
+@click.option(
+    "--side",
+    type=click.Choice([one.value for one in Laterality]),
+    help="Of the breast; only where the image does not tell, or tells it wrong.",
+)
 @note_option
 @yes_option
 @json_option
@@ -56,6 +61,7 @@ def set_roi(  # noqa: PLR0913 - one argument for each option of the contract
     sop: str,
     box: preview.Box,
     frame: int,
+    side: str | None,
     note: str | None,
     yes: bool,
     as_json: bool,
@@ -73,6 +79,7 @@ def set_roi(  # noqa: PLR0913 - one argument for each option of the contract
         objects = preview.read_images(site, session, study_uid)
         phase = preview.phase_in_service(site, session)
     roi = Roi(SopInstanceUid(sop), frame, *box, Carrier.MANUAL, None, operator())
+    roi = replace(roi, laterality=Laterality(side) if side else None)
     chosen = preview.choose(site, objects, replace(roi, adjudicator=True), phase)
     if not yes:
         _show(study_uid, chosen)
@@ -86,6 +93,7 @@ def set_roi(  # noqa: PLR0913 - one argument for each option of the contract
         note=note,
         set_by=operator(),
         set_at=now(),
+        side_stated=side is not None,
     )
     _enter(site, mark, "set", as_json=as_json)
 
@@ -201,6 +209,7 @@ def _entry(mark: Mark) -> dict[str, Any]:
     return {
         "study_uid": mark.study_uid,
         "laterality": mark.laterality,
+        "side_stated": mark.side_stated,
         "sop_instance_uid": mark.sop_instance_uid,
         "frame": mark.frame,
         "x0": x0,
