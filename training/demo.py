@@ -128,9 +128,9 @@ def _run(stand: Stand) -> None:
             )
         waiting = [uid for uid, one in first.items() if _is_pending(one)]
         for uid in waiting:
-            _slnd(stand, uid, truth[uid], first[uid])
             seen = {str(first[uid].document.SOPInstanceUID)}
             asked = time.monotonic()
+            _slnd(stand, uid, truth[uid], first[uid])
             report = _await_report(stand, uid, seen)
             _check_and_print(
                 stand, uid, report, f"{report.at - asked:.1f} s after SLND"
