@@ -14,8 +14,8 @@ PEERS := bsh dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps postgres
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
 
-test: install peers ## every test, with real peers
-	$(BIN)/python -m pytest
+test: install peers ## every test, with real peers; two at a time, a file in one process
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install ## ruff, mypy --strict, the directions of imports
 	$(BIN)/ruff check .

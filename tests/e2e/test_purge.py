@@ -50,9 +50,7 @@ def test_stage_two_replay_and_a_new_rectangle_after_a_purge(
     stages = json.loads(replayed.stdout)["stages"]
     assert [one["criterion"] for one in stages] == ["bit-identical"] * 2
 
-    larger = dicom_objects.gsps_rectangle(
-        [slices[4]], (14.0, 20.0, 50.0, 60.0), "OTHER^READER"
-    )
+    larger = dicom_objects.gsps_rectangle([slices[4]], (14.0, 20.0, 50.0, 60.0))
     send_all(sentinode, write, [larger])
     held = sentinode.await_state(uid, "held")
     send_all(sentinode, write, slices)
