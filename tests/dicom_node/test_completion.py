@@ -32,7 +32,7 @@ def test_each_sender_has_its_quiet_period():
     assert periods.of("ANY") == QUIET
 
 
-@pytest.mark.parametrize("state", set(StudyState) - {StudyState.HELD})
+@pytest.mark.parametrize("state", sorted(set(StudyState) - {StudyState.HELD}))
 def test_an_arrival_starts_the_quiet_period_anew(state):
     assert wait(standing(state), MR) == QUIET
 
