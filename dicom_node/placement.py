@@ -37,7 +37,7 @@ def demand_no_gap(found: Dynamic, accepted: frozenset[Reason]) -> tuple[str, ...
     raise StudyHeldError(
         Reason.INCOMPLETE,
         f"The dynamic series has gaps. {' '.join(found.gaps)} Send what is missing, or "
-        "accept the study as it is.",
+        "take the study as it is: `sentinode studies requeue UID --accept-incomplete`.",
     )
 
 

@@ -156,6 +156,25 @@ def test_files_that_retention_took_are_missed_not_a_crash(bench, run, received):
     assert "1 of 11 files are not stored any more" in json.dumps(told)
 
 
+def test_what_a_person_accepted_is_accepted_here_too(bench, run, slices, mark, source):
+    uid = bench.receive(*slices[:-1], mark)
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    before = json.loads(run("explain", uid, "--json").stdout)
+    with bench.sessions.begin() as session:
+        ledger.accept(session, uid, {Reason.INCOMPLETE}, "tester", now())
+    after = json.loads(run("explain", uid, "--json").stdout)
+    assert (before["outcome"], after["outcome"]) == ("held", "selected")
+
+
+def test_a_rectangle_set_by_hand_is_among_the_marks(run, received, slices):
+    image = str(slices[4].SOPInstanceUID)
+    run("set", "--sop", image, "--box", "20", "30", "44", "50", "--yes")
+    told = json.loads(run("explain", received, "--json").stdout)
+    won = [one["carrier"] for one in told["marks"] if one["verdict"] == "won"]
+    assert (won, len(told["marks"])) == (["MANUAL"], 3)
+
+
 def test_an_unknown_study_is_not_found(run):
     result = run("explain", "1.2.3.4")
     assert result.exit_code == 3

@@ -49,7 +49,8 @@ def tell(session: Session, record: StudyRecord, site: Site) -> Told:
     rules = site_rules(site.settings)
     objects, reading = read_marked(kept, ledger.manual_rois(session, uid), rules)
     objects = _with_gone(objects, len(files) - len(kept), len(files))
-    return Told(record, explain(objects, reading, phase, rules), source)
+    accepted = ledger.waived(session, uid)
+    return Told(record, explain(objects, reading, phase, rules, accepted), source)
 
 
 def _with_gone(objects: StudyObjects, gone: int, of: int) -> StudyObjects:
