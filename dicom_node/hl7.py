@@ -279,7 +279,7 @@ def _problem(
         (
             _contradict(found),
             ParkReason.RESULT_CONTRADICTS,
-            "one observation is given twice, and what is said of it excludes each other",
+            "one observation is given twice, and the two exclude each other",
         ),
         (
             side is None and both,
