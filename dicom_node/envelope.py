@@ -32,6 +32,7 @@ CHARACTER_SETS: Final = {
     "ASCII": ("ascii",),
     "UNICODE": ("utf-8",),
     "UNICODE UTF-8": ("utf-8",),
+    "UTF-8": ("utf-8",),
     "8859/1": ("iso8859-1",),
     "8859/2": ("iso8859-2",),
     "8859/9": ("iso8859-9",),

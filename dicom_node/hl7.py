@@ -249,6 +249,7 @@ def _meaning(
 
 def _statement(side: Laterality | None, found: Sequence[_Observed]) -> Statement:
     """Join the observations of one side: one node with metastasis makes it positive."""
+    found = _replaced(found)
     valid = [one for one in found if one.status not in WITHDRAWING]
     days = {day for one in valid or found for day in one.days}
     meaning = _joined(valid)
@@ -276,9 +277,9 @@ def _problem(
     doubts = (
         *((True, *one) for one in unclear),
         (
-            _contradict(valid),
+            _contradict(found),
             ParkReason.RESULT_CONTRADICTS,
-            "one observation is given twice, with results that exclude each other",
+            "one observation is given twice, and the two exclude each other",
         ),
         (
             side is None and both,
@@ -309,9 +310,32 @@ def _joined(valid: Sequence[_Observed]) -> Meaning:
     return Meaning(Slnd.POSITIVE if positive else Slnd.NEGATIVE, largest)
 
 
-def _contradict(valid: Sequence[_Observed]) -> bool:
+def _replaced(found: Sequence[_Observed]) -> list[_Observed]:
+    """Leave out final observations that the same message corrects further down."""
+    corrected: set[tuple[str, ...]] = set()
+    kept: list[_Observed] = []
+    for one in reversed(found):
+        if one.status == FINAL and one.key in corrected:
+            continue
+        if one.status == CORRECTED:
+            corrected.add(one.key)
+        kept.append(one)
+    return kept[::-1]
+
+
+def _contradict(found: Sequence[_Observed]) -> bool:
+    """Say whether one observation has two results, or is withdrawn after it was given.
+
+    Withdrawn and then given anew is clear: the last word is a result.
+    """
     said: dict[tuple[str, ...], Meaning | None] = {}
-    return any(said.setdefault(one.key, one.meaning) != one.meaning for one in valid)
+    for one in found:
+        if one.status in WITHDRAWING:
+            if one.key in said:
+                return True
+        elif said.setdefault(one.key, one.meaning) != one.meaning:
+            return True
+    return False
 
 
 def _key(segment: hl7.Segment, specimen: hl7.Segment | None) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def take(
         text = "the day of the dissection is not known"
         raise SlndRefusedError(ParkReason.DATE_UNKNOWN, text)
     wanted = Wanted(arrived.patients, arrived.side, arrived.performed_on)
-    uid = rules.match(session, wanted, window, at.date())
+    uid = rules.match(session, wanted, window, at)
     slnd = SlndResult(
         arrived.result, arrived.deposit, arrived.performed_on, arrived.source, at
     )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -28,6 +29,10 @@ from dicom_node.study import StudyUid
 from worker import outcomes
 from worker.outcomes import CaseRecord
 
+EARLIEST_ZONE: Final = timedelta(hours=14)
+"""Where a day begins first (UTC+14). A day comes without a zone, and that of the site
+is not known here."""
+
 
 class SlndRefusedError(StateError):
     """A result cannot be recorded; `reason` is the code under which it would park."""
@@ -35,6 +40,11 @@ class SlndRefusedError(StateError):
     def __init__(self, reason: ParkReason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+def newest_day(at: datetime) -> date:
+    """Return the newest day that is no future anywhere at a moment in UTC."""
+    return (at + EARLIEST_ZONE).date()
 
 
 class Change(StrEnum):
@@ -235,7 +245,9 @@ class Wanted:
     performed_on: date | None
 
 
-def match(session: Session, wanted: Wanted, window: timedelta, today: date) -> StudyUid:
+def match(
+    session: Session, wanted: Wanted, window: timedelta, at: datetime
+) -> StudyUid:
     """Return the newest analysed study of the patient and side inside the window.
 
     What is said again, or otherwise, of the dissection of one day stays with the case
@@ -244,7 +256,7 @@ def match(session: Session, wanted: Wanted, window: timedelta, today: date) -> S
     Raises:
         SlndRefusedError: No case fits, or more than one does.
     """
-    if wanted.performed_on is not None and wanted.performed_on > today:
+    if wanted.performed_on is not None and wanted.performed_on > newest_day(at):
         text = "the day of the dissection lies in the future"
         raise SlndRefusedError(ParkReason.DATE_UNKNOWN, text)
     studies = _studies(session, wanted.patients)

@@ -208,6 +208,32 @@ def test_one_node_with_two_results_contradicts():
     assert only(message(obr, obx, again)).problem is ParkReason.RESULT_CONTRADICTS
 
 
+def test_a_correction_replaces_the_final_result_above_it():
+    obr, obx = order().split("\r")
+    corrected = obx.replace("10828004^Positive^SCT", "negative")[:-1] + "C"
+
+    one = only(message(obr, obx, corrected))
+
+    assert (one.result, one.correction, one.problem) == (Slnd.NEGATIVE, True, None)
+
+
+@pytest.mark.parametrize("status", ["D", "W"])
+def test_a_result_that_the_same_message_withdraws_is_not_taken(status):
+    obr, obx = order().split("\r")
+
+    one = only(message(obr, obx, obx[:-1] + status))
+
+    assert one.problem is ParkReason.RESULT_CONTRADICTS
+
+
+def test_a_result_that_follows_its_withdrawal_counts():
+    obr, obx = order().split("\r")
+
+    one = only(message(obr, obx[:-1] + "D", obx))
+
+    assert (one.result, one.problem) == (Slnd.POSITIVE, None)
+
+
 def test_the_same_observation_twice_is_one():
     obr, obx = order().split("\r")
 
@@ -308,7 +334,7 @@ def test_every_identifier_and_authority_is_read():
     assert "MARKER" not in repr(first)
 
 
-@pytest.mark.parametrize("charset", ["", "8859/1", "UNICODE UTF-8"])
+@pytest.mark.parametrize("charset", ["", "8859/1", "UNICODE UTF-8", "UTF-8"])
 def test_the_character_set_is_that_of_the_header(charset):
     named = message(order("negative", name="Wächterlymphknoten"), charset=charset)
     latin = named if charset != "" else named.decode().encode("iso8859-1")

@@ -143,6 +143,7 @@ def test_people_read_both_numbers_the_criterion_and_the_verdict(bench, result_id
     assert repr(sln.probability) in text
     assert repr(sln.probability + 0.25) in text
     assert text.count("DOES NOT HOLD") == 2
+    assert "restore crop, slice and model from a backup" in done.stderr
     assert "bit-identical" in text
     assert "RESEARCH USE ONLY" in text
 

@@ -1,7 +1,7 @@
 """Recording, matching, parking: the rules of every way in, on both databases."""
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -215,6 +215,17 @@ def test_the_window_begins_on_the_day_of_the_mri(
     bench, box, study, slices, day, recorded
 ):
     send(box, order(day=day), patient=patient_of(slices))
+
+    assert (history(bench, study) == ["positive"]) is recorded
+
+
+@pytest.mark.parametrize(("day", "recorded"), [("20260402", True), ("20260403", False)])
+def test_a_day_that_has_begun_in_the_east_is_no_future(
+    bench, box, study, slices, day, recorded
+):
+    evening = replace(box, clock=lambda: datetime(2026, 4, 1, 16, tzinfo=UTC))
+
+    send(evening, order(day=day), patient=patient_of(slices))
 
     assert (history(bench, study) == ["positive"]) is recorded
 

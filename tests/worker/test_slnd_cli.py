@@ -44,6 +44,7 @@ def test_by_hand_a_correction_is_said_by_yes_and_may_be_forbidden(
 
     assert [one.exit_code for one in (first, again, careful, corrected)] == [0, 0, 4, 0]
     assert again.stdout.startswith("unchanged: ")
+    assert "pathway" in first.stderr  # the case is shown, by --yes too
     assert "correction" in careful.stderr
     assert "instead of positive" in corrected.stdout
     assert history(bench, study) == ["positive", "negative"]

@@ -3,13 +3,18 @@
 import json
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from worker import outcomes
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.settings import child_environment
+
+DOES_NOT_HOLD: Final = (
+    "sentinode: the result does not follow from what was kept; restore crop, slice and "
+    "model from a backup and replay it, or `sentinode studies reprocess` the study"
+)
 
 
 @click.command("replay")
@@ -44,6 +49,8 @@ def command(site: Site, result_id: str, *, as_json: bool) -> None:
             print_json(found)
         else:
             _print(found)
+        if not found["holds"]:
+            click.echo(DOES_NOT_HOLD, err=True)
     sys.exit(done.returncode)
 
 

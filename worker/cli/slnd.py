@@ -99,8 +99,8 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
         study = ledger.study(session, StudyUid(uid))
         _check_patient(site, study, patient_id, issuer)
         shown = preview(session, study, Laterality(side), slnd)
+    show(shown)  # by --yes too: whoever reads a script's log sees what was meant
     if not yes:
-        show(shown)
         click.confirm("Record this result?", abort=True, err=True)
     how = Provenance(operator(), correction=not no_correction)
     with site.writing.begin() as session:

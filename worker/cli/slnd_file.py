@@ -139,7 +139,7 @@ def _day(cells: dict[str, str]) -> date | None:
         day = date.fromisoformat(text) if text else None
     except ValueError:
         raise LineError("performed_on is not a day, YYYY-MM-DD") from None
-    if day is not None and day > now().date():
+    if day is not None and day > rules.newest_day(now()):
         raise LineError("performed_on lies in the future")
     return day
 

@@ -158,7 +158,7 @@ def _study(session: Session, site: Site, line: Line) -> StudyUid:
     if line.slnd.performed_on is None and line.slnd.result is not Slnd.WITHDRAWN:
         raise LineError("without study_uid, performed_on must be given")
     wanted = Wanted((line.patient,), line.side, line.slnd.performed_on)
-    return rules.match(session, wanted, site.settings.slnd_window, now().date())
+    return rules.match(session, wanted, site.settings.slnd_window, now())
 
 
 def _demand_agreement(line: Line, earlier: Line) -> None:

@@ -18,7 +18,7 @@ def result_of(
     site: Site, said: tuple[str, str | None], day: date | None, source: str
 ) -> SlndResult:
     """Return what is to be recorded, if it can be so at all."""
-    if day is not None and day > now().date():
+    if day is not None and day > rules.newest_day(now()):
         raise click.UsageError("the dissection cannot lie in the future")
     result, deposit = said
     slnd = SlndResult(
