@@ -74,6 +74,15 @@ FRAME_GROUPS: Final = (
 )
 """Functional groups whose attributes describe one frame (PS3.3 C.7.6.16)."""
 
+CONVERTED_GROUPS: Final = (
+    "UnassignedSharedConvertedAttributesSequence",
+    "UnassignedPerFrameConvertedAttributesSequence",
+)
+"""Where a legacy-converted object keeps what its single frames said.
+
+Only what nothing else says counts: some of it, like the series number, is outdated.
+"""
+
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
@@ -175,24 +184,27 @@ def _common(dataset: Dataset) -> Elements:
         if "FunctionalGroupsSequence" not in keyword_for_tag(tag):
             elements[tag] = dataset.get_item(tag)
     for group in shared[:1]:
-        elements |= _of_groups(group)
+        converted = _of_groups(group, CONVERTED_GROUPS)
+        elements = converted | elements | _of_groups(group)
     return elements
 
 
 def _flat(dataset: Dataset, common: Elements, own: Dataset | None) -> Dataset:
     if not common:
         return dataset
-    flat = Dataset(common | (_of_groups(own) if own is not None else {}))
+    flat = Dataset(common)
+    if own is not None:
+        flat = Dataset(_of_groups(own, CONVERTED_GROUPS) | common | _of_groups(own))
     file_meta = getattr(dataset, "file_meta", None)
     flat.file_meta = FileMetaDataset() if file_meta is None else file_meta
     return flat
 
 
-def _of_groups(group: Dataset) -> Elements:
+def _of_groups(group: Dataset, keywords: Sequence[str] = FRAME_GROUPS) -> Elements:
     """Return the elements of the functional groups that describe one frame."""
     return {
         tag: item.get_item(tag)
-        for keyword in FRAME_GROUPS
+        for keyword in keywords
         for item in (group.get(keyword) or ())[:1]
         for tag in item.keys()  # noqa: SIM118 - iteration would parse each value
     }

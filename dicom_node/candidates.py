@@ -70,12 +70,14 @@ def judge(roi: Roi, ground: Ground) -> Candidate:
         raise StudyHeldError(
             Reason.ROI_IMAGE_MISSING,
             f"A rectangle refers to image {roi.sop_instance_uid} (frame {roi.frame}), "
-            "which is not among the study's MR images.",
+            "which is not among the study's MR images: send it, or mark one of them.",
         )
     _demand_dynamic(marked, ground.study)
     if marked.spacing is None:
         raise StudyHeldError(
-            Reason.QUALITY, f"{name_of(marked)} states no pixel spacing, so no size."
+            Reason.QUALITY,
+            f"{name_of(marked)} states no pixel spacing, so no size: mark an image "
+            "that does.",
         )
     clipped, notes = _clip(roi, marked)
     laterality, derived, note = _side(clipped, marked)
@@ -149,13 +151,14 @@ def _clip(roi: Roi, marked: MrImage) -> tuple[Roi, tuple[str, ...]]:
         raise StudyHeldError(
             Reason.ROI_OUTSIDE_IMAGE,
             f"A rectangle reaches beyond {name_of(marked)}, "
-            f"which is {marked.columns} x {marked.rows} pixels.",
+            f"which is {marked.columns} x {marked.rows} pixels: draw it inside, or on "
+            "the image that it belongs to.",
         )
     if min(width, height) < MIN_SIDE_PX:
         raise StudyHeldError(
             Reason.QUALITY,
             f"A rectangle of {width:.1f} x {height:.1f} pixels on {name_of(marked)} "
-            f"has a side below {MIN_SIDE_PX:.0f} pixels.",
+            f"has a side below {MIN_SIDE_PX:.0f} pixels: draw it around the lesion.",
         )
     if inside == roi:
         return roi, ()

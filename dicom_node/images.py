@@ -292,7 +292,7 @@ def _date_and_time(flat: Dataset) -> tuple[str, str]:
 
 def _laterality(flat: Dataset) -> Laterality | None:
     for keyword in ("FrameLaterality", "ImageLaterality", "Laterality"):
-        side = text(flat, keyword)
+        side = text(flat, keyword).upper()
         if side in {"L", "R"}:
             return Laterality(side)
     return None

@@ -90,7 +90,7 @@ def demand_beginning(phases: Sequence[MrImage]) -> None:
         raise StudyHeldError(
             Reason.PHASE_AMBIGUOUS,
             f"The dynamic series begins at temporal position {first}; what came "
-            "before is not in the study.",
+            "before is not in the study: send it too.",
         )
     said = [set(_words(one.description)) for one in phases]
     if all(one == said[0] for one in said):

@@ -109,7 +109,7 @@ def _pick(found: Dynamic, wanted: int) -> MrImage:
         raise StudyHeldError(
             Reason.NO_DCE_PHASE,
             f"The model needs {phase_name(wanted)}; the study holds {count} "
-            "phases at the marked position.",
+            "phases at the marked position: send the others.",
         )
     analysed = found.phases[wanted]
     if analysed is None:

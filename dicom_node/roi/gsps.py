@@ -241,7 +241,7 @@ def _targets(
         for image in series.get("ReferencedImageSequence") or ()
     ]
     if not references:
-        found.refuse("an annotation refers to no image")
+        found.refuse("an annotation refers to no image; draw it again on one")
     for reference in references:
         try:
             yield from images.targets(reference)

@@ -123,7 +123,7 @@ def _read_region(item: Dataset, context: _Context, report: _Report) -> None:
     box = rectangle(_points(item, {"POLYLINE"}, PLANAR).tolist())
     references = _images(item, report.root)
     if not references:
-        raise NotPlacedError("it refers to no image")
+        raise NotPlacedError("it refers to no image; draw it again on one")
     for reference in references:
         for uid, frame in report.images.targets(reference):
             roi = _drafted(Carrier.SR, context, report.root)(uid, frame, *box)

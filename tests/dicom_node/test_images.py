@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
     RLELossless,
 )
 
@@ -190,6 +191,66 @@ def test_an_enhanced_object_gives_one_image_for_each_frame(real_data):
     assert len({image.position for image in images}) > 1
     stored = dcmread(path).pixel_array[40]
     assert np.corrcoef(read_pixels(path, 41).ravel(), stored.ravel())[0, 1] > 0.999
+
+
+def groups(**sequences) -> Dataset:
+    """Functional groups, each of one item."""
+    found = Dataset()
+    for keyword, attributes in sequences.items():
+        item = Dataset()
+        for name, value in attributes.items():
+            setattr(item, name, value)
+        setattr(found, keyword, [item])
+    return found
+
+
+def test_a_converted_object_keeps_what_its_single_frames_said(tmp_path):
+    unsaid = dict.fromkeys(("ScanningSequence", "RepetitionTime", "EchoTime"))
+    converted = mr_slice(
+        SOPClassUID=LegacyConvertedEnhancedMRImageStorage,
+        NumberOfFrames=2,
+        SeriesNumber=9,
+        **unsaid,
+    )
+    converted.PixelData = converted.PixelData * 2
+    converted.SharedFunctionalGroupsSequence = [
+        groups(
+            UnassignedSharedConvertedAttributesSequence={
+                "ScanningSequence": "SE",
+                "RepetitionTime": "4000",
+                "EchoTime": "80",
+                "SeriesNumber": 3,
+            }
+        )
+    ]
+    converted.PerFrameFunctionalGroupsSequence = [
+        groups(
+            UnassignedPerFrameConvertedAttributesSequence={
+                "TemporalPositionIdentifier": n,
+                "TriggerTime": 1000.0 * n,
+                "AcquisitionNumber": 7,
+            },
+            FrameContentSequence={"FrameAcquisitionNumber": n},
+        )
+        for n in (1, 2)
+    ]
+    path = write(tmp_path, converted)
+    first, second = read_study(
+        [as_mr(path, LegacyConvertedEnhancedMRImageStorage)]
+    ).images
+    assert first.scanning_sequence == ("SE",)
+    assert (first.repetition_time, first.echo_time) == (4000.0, 80.0)
+    assert (first.temporal_position, second.temporal_position) == (1, 2)
+    assert (first.trigger_time, second.trigger_time) == (1000.0, 2000.0)
+    assert (first.acquisition_number, second.acquisition_number) == (1, 2)
+    assert first.series_number == 9
+
+
+@pytest.mark.parametrize(("written", "side"), [("L", "L"), ("r", "R"), ("B", None)])
+def test_a_side_is_read_in_either_case(tmp_path, written, side):
+    path = write(tmp_path, mr_slice(Laterality=written))
+    (image,) = read_study([as_mr(path)]).images
+    assert image.laterality == side
 
 
 def test_hostile_files_end_in_a_sentence(real_data):

@@ -83,6 +83,29 @@ def test_descriptions_may_say_that_the_first_phase_is_not_the_first(names, stops
         assert stop.reason is Reason.PHASE_AMBIGUOUS
 
 
+PHASES = series_of_phases()
+LATER = [
+    replace(one, temporal_position=(one.acquisition_number or 0) + 1) for one in PHASES
+]
+
+
+@pytest.mark.parametrize(
+    ("images", "values", "phase", "ask"),
+    [
+        (PHASES, {"sop_instance_uid": "1.2.3.99"}, "post-1", "send it, or mark one"),
+        (PHASES, {"x0": 100.0, "x1": 140.0}, "post-1", "draw it inside"),
+        (PHASES, {"x1": 22.0, "y1": 32.0}, "post-1", "draw it around the lesion"),
+        ([frame(spacing=None)], {}, "post-1", "mark an image that does"),
+        (PHASES, {}, "post-5", "send the others"),
+        (LATER, {}, "post-1", "send it too"),
+    ],
+)
+def test_a_reason_tells_what_to_do(images, values, phase, ask):
+    stop = told(images, [mark(images[0], **values)], phase).stop
+    assert stop is not None
+    assert ask in stop.detail
+
+
 def test_every_mark_is_explained_once_whatever_became_of_it():
     images = series_of_phases()
     right = frame(20, position=RIGHT, repetition_time=9.0)
