@@ -57,6 +57,9 @@ LOCALIZER_WORDS: Final = frozenset({"LOC", "LOCATOR", "PILOT", "SCOUT", "SURVEY"
 RECONSTRUCTED_WORDS: Final = frozenset({"DIXON", "IDEAL", "LAVAFLEX", "W", "WATER"})
 """The scanner's own reconstruction calls itself derived, and is no less an image."""
 
+FAT: Final = "FAT"
+"""Value of ImageType for the fat of a Dixon scan, in which nothing enhances."""
+
 DESCRIPTION_WORDS: Final = frozenset(
     {
         *(
@@ -178,6 +181,8 @@ def _kind(image_type: tuple[str, ...], description: str, derivation: str) -> Ima
     ):
         if said & words:
             return found
+    if FAT in image_type:
+        return ImageKind.DERIVED
     derived = image_type[:1] == ("DERIVED",)
     if (
         not derived

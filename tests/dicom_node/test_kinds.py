@@ -22,6 +22,8 @@ DERIVED = ("DERIVED", "PRIMARY", "OTHER")
         (r"ORIGINAL\PRIMARY\M_FFE\M\FFE", "dyn_eTHRIVE", ImageKind.ORIGINAL),
         (r"DERIVED\PRIMARY\W\W\DERIVED", "dyn mDIXON", ImageKind.ORIGINAL),
         (r"DERIVED\PRIMARY\DIXON\WATER", "Ax LAVA-Flex", ImageKind.ORIGINAL),
+        (r"DERIVED\PRIMARY\DIXON\FAT", "Ax LAVA-Flex", ImageKind.DERIVED),
+        (r"ORIGINAL\PRIMARY\FAT_SAT", "dyn fat sat", ImageKind.ORIGINAL),
         (r"ORIGINAL\PRIMARY\T1\NONE", "", ImageKind.ORIGINAL),
         (r"ORIGINAL\PRIMARY\M\ND", "t1 w/o fs", ImageKind.ORIGINAL),
         (r"ORIGINAL\SECONDARY\M\DIS2D\SUB", "x_SUB", ImageKind.SUBTRACTION),
