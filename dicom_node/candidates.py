@@ -5,14 +5,16 @@ from typing import Final
 
 from dicom_node.dynamic import count_at, is_dynamic, slice_spacing
 from dicom_node.errors import StudyHeldError
-from dicom_node.findings import Laterality, Roi
+from dicom_node.findings import Carrier, Laterality, Roi
 from dicom_node.images import MrImage
 from dicom_node.kinds import (
     OF_ORIGINALS,
     UNMARKABLE,
     Catalogue,
+    ImageKind,
     is_gradient_echo,
 )
+from dicom_node.phases import same_scan
 from dicom_node.planes import (
     along_normal,
     is_placed,
@@ -73,6 +75,8 @@ def judge(roi: Roi, ground: Ground) -> Candidate:
             "which is not among the study's MR images: send it, or mark one of them.",
         )
     _demand_dynamic(marked, ground.study)
+    if roi.carrier is not Carrier.MANUAL:
+        _demand_no_rival(marked, ground.study)
     if marked.spacing is None:
         raise StudyHeldError(
             Reason.QUALITY,
@@ -130,6 +134,40 @@ def _demand_dynamic(marked: MrImage, study: Catalogue) -> None:
             f"A rectangle lies on {name_of(marked)}, beside the dynamic series of "
             "the study; it is needed on one of its phases."
         )
+
+
+def _demand_no_rival(marked: MrImage, study: Catalogue) -> None:
+    """Refuse to take a slice for the only phase when others could be its phases.
+
+    Some exporters call later phases DERIVED and do not say how they were made, or give
+    each phase a frame of reference of its own. Then nothing proves that they belong
+    together, and nothing that the marked one is not before contrast agent.
+
+    Raises:
+        StudyHeldError: `phase_ambiguous`.
+    """
+    if study.kind(marked) is not ImageKind.ORIGINAL or count_at(marked, study) > 1:
+        return
+    rivals = [one for one in study.images if _could_be_phase(one, marked, study)]
+    if rivals:
+        raise StudyHeldError(
+            Reason.PHASE_AMBIGUOUS,
+            f"A rectangle lies on {name_of(marked)}; {len(rivals)} other image(s) at "
+            f"its position could be its phases, {name_of(rivals[0])} for one, but are "
+            "called derived or have another frame of reference. Send the original "
+            "phases, or say which one is meant: `sentinode roi set`.",
+        )
+
+
+def _could_be_phase(one: MrImage, marked: MrImage, study: Catalogue) -> bool:
+    if one.series_uid == marked.series_uid:
+        return False
+    if study.kind(one) is ImageKind.PROCESSED:
+        return is_same_slice(marked, one, study)
+    if study.kind(one) is not ImageKind.ORIGINAL or not same_scan(marked, one):
+        return False
+    alike = replace(one, frame_of_reference_uid=marked.frame_of_reference_uid)
+    return alike != one and is_same_slice(marked, alike, study)
 
 
 def _no_phase(detail: str) -> StudyHeldError:

@@ -157,3 +157,24 @@ def test_the_order_of_the_phases_is_part_of_the_reasons():
     assert found.sides[0].told_by == "acquisition number"
     said = "The acquisition number tells the order of the phases."
     assert said in found.chosen[0].why
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda _: {"image_type": ("DERIVED", "PRIMARY")},
+        lambda phase: {"frame_of_reference_uid": f"1.2.99.{phase}"},
+    ],
+    ids=["derived", "another frame of reference"],
+)
+def test_the_first_phase_is_not_taken_for_the_only_one(later):
+    images = [
+        frame(3 + phase, 2.0 * k, number=phase + 1, **(later(phase) if phase else {}))
+        for phase in range(3)
+        for k in range(3)
+    ]
+    stop = told(images, [mark(images[1])]).stop
+    assert stop.reason is Reason.PHASE_AMBIGUOUS
+    assert "2 other image(s) at its position could be its phases" in stop.detail
+    by_hand = mark(images[1], carrier=Carrier.MANUAL)
+    assert chosen(images, [by_hand])[0].sop_instance_uid == images[1].sop_instance_uid
