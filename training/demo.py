@@ -31,7 +31,7 @@ from rich.table import Table
 
 from dicom_node.own import is_own
 from dicom_node.report.reading import ReportValues, StageValues, read_report
-from training.registry import ensure_demo_models
+from training.demo_models import ensure_demo_models
 from worker.settings import cache_dir
 
 CASES: Final = 3

@@ -12,8 +12,8 @@ from training import cohort, publish
 from training.__main__ import main
 from training.config import DILATED, PRESETS, STOCK, Recipe
 from training.datasets import CROP, LabelledCrops, StageSet, split
+from training.demo_models import DemoPlan, ensure_demo_models
 from training.publish import Origin
-from training.registry import DemoPlan, ensure_demo_models
 from training.train import Task, score_logits, steps, train
 from worker import cascade, preprocess
 from worker import manifest as manifests
