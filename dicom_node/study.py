@@ -56,6 +56,7 @@ class Reason(StrEnum):
     ANNOTATES_OTHER_STUDY = "annotates_other_study"
     UNREADABLE = "unreadable"
     NO_MODEL = "no_model"
+    BY_HAND = "by_hand"
     DOCUMENT_INVALID = "document_invalid"
     ANALYSIS_ERROR = "analysis_error"
     WORKER_LOST = "worker_lost"

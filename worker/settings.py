@@ -59,6 +59,8 @@ class WorkerSettings(NodeSettings):
     Redis-compatible URL is accepted. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
+    `bulk_ahead` is how many studies of a bulk reprocessing may wait before a live one;
+    twice the analysis processes of all hosts keep them busy.
     `query` is the archive's query/retrieve AE, whose counts must agree with ours before
     a study is analysed; unset, nobody is asked. `complete_early` ends the wait for a
     study as soon as the rectangle and the phases that the model needs are there.
@@ -96,6 +98,7 @@ class WorkerSettings(NodeSettings):
     query: PeerText | None = None
     query_timeout: timedelta = timedelta(seconds=10)
     complete_early: bool = True
+    bulk_ahead: int = Field(default=8, ge=1)
     max_attempts: int = Field(default=3, ge=1)
     retention_days: float | None = Field(default=None, gt=0)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")

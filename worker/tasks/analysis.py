@@ -19,7 +19,7 @@ from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
 
-from dicom_node import db, ledger, outbox, purge, references
+from dicom_node import db, ledger, outbox, pauses, purge, references
 from dicom_node.db import Sessions, now
 from dicom_node.errors import (
     InvalidDocumentError,
@@ -42,6 +42,7 @@ from dicom_node.study import (
     StudyState,
     StudyUid,
 )
+from dicom_node.tables import Pausable
 from worker import app as messages
 from worker import (
     computation,
@@ -88,7 +89,8 @@ class Site:
 def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...]:
     """Claim a study, analyse it, and record result and deliveries together.
 
-    A message may be delivered twice: the claim lets one through. An instance may
+    A message may be delivered twice: the claim lets one through. While the queue is
+    paused none is: the sweep sends it again after that. An instance may
     arrive meanwhile: the claim is then void and this result is dropped.
 
     Returns:
@@ -98,6 +100,9 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
         ModelIntegrityError: The active weights are not what was activated; the study
             is back in the queue and this worker must stop.
     """
+    with site.sessions() as session:
+        if Pausable.ANALYSIS in pauses.paused(session):
+            return ()
     with site.sessions.begin() as session:
         claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
     if claim is None:
@@ -202,6 +207,7 @@ def _prior(
         nsln=nsln,
         slnd=newest.slnd,
         report=reports[0] if reports else None,
+        rewrite=case.rewrite,
     )
 
 
