@@ -288,6 +288,11 @@ def take_up(
         outcomes.mark_stale(session, uid)
     if plan.start is Start.REPORT:
         outcomes.mark_rewrite(session, uid)
+    note(session, uid, plan, at)
+
+
+def note(session: Session, uid: StudyUid, plan: Plan, at: datetime) -> None:
+    """Note that a batch has done its part for a study."""
     ledger.note(session, uid, NOTED, _note(plan), at)
 
 

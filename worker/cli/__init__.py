@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
     "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
     "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),
+    "fetch": ("worker.cli.fetch", "Get studies from an archive."),
+    "import": ("worker.cli.importing", "Take in DICOM files and media."),
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),

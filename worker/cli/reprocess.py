@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from dicom_node import ledger
 from dicom_node.db import now
-from dicom_node.errors import StateError
+from dicom_node.errors import SettingsError, StateError
 from dicom_node.findings import Stage
 from dicom_node.settings import patient_secret
 from dicom_node.study import Reason, StudyState, StudyUid
@@ -26,6 +26,7 @@ from worker.cli.context import (
     print_table,
     site_options,
 )
+from worker.cli.fetch import get_studies
 from worker.reprocessing import Candidate, Plan, Start, Wanted
 
 CHUNK: Final = 50
@@ -65,6 +66,11 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--force", is_flag=True, help="Also what the active models scored.")
 @click.option("--batch", metavar="NAME", help="Go on with a batch that was cut short.")
 @click.option("--dry-run", is_flag=True, help="Count and say the cost; change nothing.")
+@click.option(
+    "--refetch",
+    is_flag=True,
+    help="With --from roi: get purged images from SENTINODE_QUERY first.",
+)
 @click.option("--wait", is_flag=True, help="Show progress until the batch is done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -112,6 +118,9 @@ def command(site: Site, uids: Sequence[str], **said: Any) -> None:  # noqa: ANN4
     if due and not said["yes"] and not uids:
         _print(document, as_json=False, err=True)
         click.confirm(f"Reprocess {len(due)} studies?", abort=True, err=True)
+    if said["refetch"]:
+        document["refetched"] = _refetch(site, [one for one in due if one.purged], plan)
+        due = [one for one in due if not one.purged]
     taken, refused = _take_up(site, due, plan)
     document |= {"taken_up": taken, "moved_on_meanwhile": refused}
     if said["wait"] and plan.start is not Start.DELIVERY:
@@ -204,6 +213,26 @@ def _print(document: dict[str, Any], *, as_json: bool, err: bool = False) -> Non
             ),
         ))  # fmt: skip
     print_table("Reprocessing", ("", ""), rows, err=err)
+
+
+def _refetch(site: Site, purged: Sequence[Candidate], plan: Plan) -> dict[str, int]:
+    """Get the images of purged studies again; their arrival takes the studies up.
+
+    Raises:
+        SettingsError: No archive is configured.
+    """
+    if plan.start is not Start.ROI:
+        raise click.UsageError("--refetch goes with --from roi alone")
+    if site.settings.query is None:
+        raise SettingsError("set SENTINODE_QUERY: the archive to get images from")
+    uids = [one.study_uid for one in purged]
+    moved = get_studies(site, site.settings.query, uids, by_get=False) if uids else {}
+    with site.writing.begin() as session:
+        for uid, counts in moved.items():
+            if not counts["failed"]:
+                reprocessing.note(session, uid, plan, now())
+    failed = sum(counts["failed"] for counts in moved.values())
+    return {"studies": len(moved), "objects_failed": failed}
 
 
 def _take_up(site: Site, due: Sequence[Candidate], plan: Plan) -> tuple[int, int]:
