@@ -68,14 +68,14 @@ def retry(
 def resend(
     session: Session,
     result_id: str,
-    destinations: Sequence[Destination],
+    more: Sequence[Destination],
     by: str,
     at: datetime,
 ) -> int:
     """Send the documents of a result again, whatever became of them before.
 
     The bytes are those that were frozen: an archive that has them recognises the SOP
-    Instance UIDs. A destination that is new gets them too; what is being sent now is
+    Instance UIDs. They go where they went, and to `more`; what is being sent now is
     left alone.
 
     Returns:
@@ -86,14 +86,13 @@ def resend(
             DocumentRow.result_id == result_id, DocumentRow.variant_of.is_(None)
         )
     ).all()
-    names = [str(one) for one in destinations]
     insert_missing(
         session,
         DeliveryRow,
         [
             due_values(one.study_uid, result_id, one.sop_instance_uid, name, at)
             for one in documents
-            for name in names
+            for name in map(str, more)
         ],
         "delivery_id",
     )
@@ -101,7 +100,6 @@ def resend(
         update(DeliveryRow)
         .where(
             DeliveryRow.result_id == result_id,
-            DeliveryRow.destination.in_(names),
             or_(DeliveryRow.lease_until.is_(None), DeliveryRow.lease_until <= at),
         )
         .values(**_AGAIN, due_since=at, next_attempt_at=at)

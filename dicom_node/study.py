@@ -57,6 +57,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     NO_MODEL = "no_model"
     BY_HAND = "by_hand"
+    EXCLUDED_BY_RULE = "excluded_by_rule"
+    NO_RULE = "no_rule"
     DOCUMENT_INVALID = "document_invalid"
     ANALYSIS_ERROR = "analysis_error"
     WORKER_LOST = "worker_lost"

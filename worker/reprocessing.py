@@ -265,7 +265,7 @@ def take_up(
         session: A writing session.
         uid: The study.
         plan: The batch.
-        destinations: Where documents go, when they are sent again.
+        destinations: Where documents go too, when they are sent again.
         signed: Who does it, and when.
 
     Raises:

@@ -68,8 +68,9 @@ class WorkerSettings(NodeSettings):
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
-    `require_phase` holds a study whose marked phase is its only one; `readers` says
-    what becomes of two readers who agree but for the edges of their rectangles.
+    `routing` is a file of rules (see `dicom_node.routing`); it is read anew when it
+    changes. `require_phase` holds a study whose marked phase is its only one; `readers`
+    says what becomes of two readers who agree but for the edges of their rectangles.
 
     `itc_is_positive` is the site's rule for isolated tumour cells; `stage_two` says
     whether stage II waits for the dissection. A result that comes without a study
@@ -105,6 +106,7 @@ class WorkerSettings(NodeSettings):
     station: str | None = None
     roi_overlays: bool = False
     require_phase: bool = False
+    routing: Path | None = None
     readers: Literal["hold", "mean"] = "hold"
     outputs: Annotated[tuple[Output, ...], NoDecode, Listed] = DEFAULT_OUTPUTS
     itc_is_positive: bool = False

@@ -238,6 +238,8 @@ def _refetch(site: Site, purged: Sequence[Candidate], plan: Plan) -> dict[str, i
 def _take_up(site: Site, due: Sequence[Candidate], plan: Plan) -> tuple[int, int]:
     """Take studies up, a few at a time; count those that moved on meanwhile."""
     taken = refused = 0
+    # where rules say what goes where, what went out before tells
+    more = () if site.settings.routing else site.settings.destinations
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("Queueing", total=len(due))
         for chunk in _chunks(due):
@@ -249,7 +251,7 @@ def _take_up(site: Site, due: Sequence[Candidate], plan: Plan) -> tuple[int, int
                             session,
                             one.study_uid,
                             plan,
-                            site.settings.destinations,
+                            more,
                             signed,
                         )
                         taken += 1
