@@ -45,7 +45,7 @@ def command() -> None:
 @click.option("--limit", default=LIMIT, show_default=True, help="Newest studies here.")
 @json_option
 @site_options
-def test(  # noqa: PLR0913 - one argument for each option
+def test(  # noqa: PLR0913, PLR0917 - one argument for each option
     site: Site,
     file: Path,
     paths: Sequence[Path],
