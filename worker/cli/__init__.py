@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
     "rules": ("worker.cli.rules", "Try routing rules before they count."),
+    "selftest": ("worker.cli.selftest", "A synthetic study through the live system."),
     "send": ("worker.cli.send", "Send DICOM files to any application entity."),
     "slnd": ("worker.cli.slnd", "Record results of dissection, list and import them."),
     "stats": ("worker.cli.stats", "What was done in the last days."),
