@@ -10,7 +10,7 @@ options that `Identity.options` names. Times of day are dropped, days are shifte
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -157,7 +157,7 @@ def _name(image: Dataset, flat: Dataset, identity: Identity) -> None:
         old = text(flat, keyword) or f"{text(flat, 'SOPInstanceUID')} {keyword}"
         setattr(image, keyword, identity.uid(old))
     image.PatientID = identity.patient_id
-    image.PatientName = identity.patient_id
+    image.PatientName = f"{identity.patient_id}^"
     image.StudyDate = f"{identity.day:%Y%m%d}" if identity.day else None
     image.Modality = "MR"
     image.BodyPartExamined = "BREAST"
@@ -185,6 +185,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _values(flat: Dataset) -> Iterator[tuple[str, object]]:
+    person = identifiers(flat)
     for keyword, count in NUMBERS.items():
         if numbers(flat, keyword, count) is not None:
             value = list(words(flat, keyword))
@@ -195,7 +196,7 @@ def _values(flat: Dataset) -> Iterator[tuple[str, object]]:
             yield keyword, said if len(said) > 1 else said[0]
     for keyword in EQUIPMENT:
         name = text(flat, keyword)
-        if EQUIPMENT_PATTERN.fullmatch(name):
+        if EQUIPMENT_PATTERN.fullmatch(name) and not leaks(name.encode(), person):
             yield keyword, name
 
 
@@ -249,3 +250,9 @@ def identifiers(header: Dataset) -> frozenset[str]:
     said = (part for keyword in IDENTIFYING for part in words(header, keyword))
     parts = (part.strip() for value in said for part in re.split(r"[\^=]", value))
     return frozenset(part for part in parts if len(part) >= MIN_IDENTIFIER)
+
+
+def leaks(content: bytes, known: Iterable[str]) -> bool:
+    """Say whether anything that identifies a person is found in bytes."""
+    folded = content.lower()
+    return any(one.lower().encode("utf-8", "replace") in folded for one in known)

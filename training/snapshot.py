@@ -249,13 +249,13 @@ def freeze(source: Path | Snapshot, out: Path, tick: Tick = lambda: None) -> Sna
     if out.exists():
         raise FileExistsError(f"{out} exists: a snapshot is never written over")
     found = source if isinstance(source, Snapshot) else load(source, tick)
-    with _whole(out) as draft:
+    with whole(out) as draft:
         _write(draft, found)
     return load(out)
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[Path]:
+def whole(out: Path) -> Iterator[Path]:
     """Give a folder to write into; it takes its name when all is written."""
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.part")
@@ -280,7 +280,8 @@ def _write(draft: Path, found: Snapshot) -> None:
     with (draft / CROPS_NAME).open("wb") as stream:
         np.savez(stream, crops=found.crops.crops.numpy(), sides=_sides(found))
     if found.stage_one:
-        said = [found.stage_one[row.case_id] for row in found.rows]
+        ids = [row.case_id for row in found.rows if row.case_id in found.stage_one]
+        said = [found.stage_one[case_id] for case_id in ids]
         (draft / stage_one.STAGE_ONE_NAME).write_bytes(stage_one.encode(said))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     written = _Written(
@@ -305,7 +306,7 @@ def _write_slice(folder: Path, row: CohortRow, path: Path) -> None:
         SettingsError: It cannot be written with the same pixels.
     """
     identity = Identity(
-        patient_id=row.patient_key[:64],
+        patient_id=row.patient_key[:32],
         uid=lambda uid: uid,  # whoever froze it may look the case up
         day=None,
         options=(KEPT_DEVICE, KEPT_UIDS),

@@ -115,6 +115,7 @@ def test_what_is_left_out_is_counted_with_its_reason(rows, write_table, build):
 
     assert done.exit_code == 0, done.output
     shown = CliRunner().invoke(main, ["cohort", "show", str(out), "--json"])
+    assert shown.exit_code == 0, repr(shown.exception)
     chart = json.loads(shown.stdout)["flowchart"]
     assert chart["excluded"] == {"no_images": 1, "no_labels": 1, "no_mark_on_side": 1}
     assert (chart["screened"], chart["included"]) == (7, 4)

@@ -32,7 +32,7 @@ json_option = click.option(
 
 
 @contextmanager
-def _bar(text: str, total: int | None) -> Iterator[Callable[[], None]]:
+def bar(text: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr; yields what advances it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -88,7 +88,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter per option
     _demand_new(out)
     secret = site_key.read_or_create(site_key_file or out.with_name("site.key"))
     paths = hospital.files(dicom)
-    with _bar("Reading headers", len(paths)) as tick:
+    with bar("Reading headers", len(paths)) as tick:
         studies, unread = hospital.scan(paths, secret, tick)
     plan = hospital.Plan(
         dicom=dicom,
@@ -100,7 +100,7 @@ def build(  # noqa: PLR0913, PLR0917 - one parameter per option
         skip_missing=skip_missing,
         rules=Rules(overlays=overlays),
     )
-    with _bar("Choosing slices", len(studies)) as tick:
+    with bar("Choosing slices", len(studies)) as tick:
         found = hospital.build(plan, studies, unread, tick)
     _freeze(found, out)
 
@@ -128,27 +128,44 @@ def freeze(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     _demand_new(out)
     if folder is not None:
-        with _bar("Reading slices", snapshot.count(folder)) as tick:
+        with bar("Reading slices", snapshot.count(folder)) as tick:
             found = snapshot.load(folder, tick)
         _freeze(found, out)
         return
     settings = load_settings(
         WorkerSettings, data_dir=data_dir, database_url=database_url
     )
-    engine = db.connect(_existing(settings))
-    sessions = db.writing(engine)
-    site = live.Installation(
-        sessions,
-        Spool(settings.spool),
-        patient_secret(settings),
-        settings.itc_is_positive,
-    )
-    when = as_of.replace(tzinfo=UTC) if as_of else now()
-    try:
-        with _bar("Reading cases", None) as tick:
-            found = live.collect(site, live.Plan(when, centre, external), tick)
+    plan = live.Plan(as_of.replace(tzinfo=UTC) if as_of else now(), centre, external)
+    with _installation(settings) as site:
+        found = _collected(site, plan)
         _freeze(found, out)
-        live.enter(sessions, found, getpass.getuser(), now())
+        live.enter(site.sessions, found, getpass.getuser(), now())
+
+
+def of_database(data_dir: Path | None, database_url: str | None) -> Snapshot:
+    """Read the cohort of an installation as it is now."""
+    settings = load_settings(
+        WorkerSettings, data_dir=data_dir, database_url=database_url
+    )
+    with _installation(settings) as site:
+        return _collected(site, live.Plan(now()))
+
+
+def _collected(site: live.Installation, plan: live.Plan) -> Snapshot:
+    with bar("Reading cases", None) as tick:
+        return live.collect(site, plan, tick)
+
+
+@contextmanager
+def _installation(settings: WorkerSettings) -> Iterator[live.Installation]:
+    engine = db.connect(_existing(settings))
+    try:
+        yield live.Installation(
+            db.writing(engine),
+            Spool(settings.spool),
+            patient_secret(settings),
+            settings.itc_is_positive,
+        )
     finally:
         engine.dispose()
 
@@ -184,7 +201,7 @@ def show(folder: Path, *, as_json: bool) -> None:
 
     Example: python -m training cohort show s1
     """
-    with _bar("Reading", snapshot.count(folder)) as tick:
+    with bar("Reading", snapshot.count(folder)) as tick:
         found = snapshot.load(folder, tick)
     chart = flowchart.flowchart(found)
     table = description.table_one(found.rows)
