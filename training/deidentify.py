@@ -43,10 +43,11 @@ NUMBERS: Final[Mapping[str, int]] = {
     "EchoTrainLength": 1,
     "InstanceNumber": 1,
     "AcquisitionNumber": 1,
-    "TemporalPositionIdentifier": 1,
-    "NumberOfTemporalPositions": 1,
 }
-"""Attributes that hold so many numbers each; a value that is none stays away."""
+"""Attributes that hold so many numbers each; a value that is none stays away.
+
+No temporal position: a lone slice that says it is one of three would be waited for.
+"""
 
 WORDS: Final[Mapping[str, frozenset[str]]] = {
     "ScanningSequence": frozenset({"SE", "IR", "GR", "EP", "RM"}),

@@ -202,7 +202,10 @@ def assemble(
         SettingsError: A slice or a rectangle is faulty, or two patients share pixels.
     """
     if not rows:
-        raise SettingsError(f"{folder / COHORT_NAME}: no case is left to learn from")
+        why = ", ".join(f"{name} {n}" for name, n in reasons(about.exclusions).items())
+        raise SettingsError(
+            f"{folder}: no case is left to learn from; excluded: {why or 'none'}"
+        )
     found = looks or tuple(_looks(folder, rows, tick))
     seen = tuple(
         row.model_copy(update={"pixel_sha256": one.sha256})
