@@ -2,13 +2,16 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from pydicom import dcmread
 
+from training.cli import main
 from training.phantom import law as laws
 from training.phantom import writer
 from training.phantom.anatomy import Level
@@ -157,7 +160,7 @@ def test_a_folder_with_files_is_not_written_over(cohort):
 def test_one_centre_can_be_written_alone(tmp_path):
     planned = writer.plan(writer.Order(cases=6, seed=1, centre=1), tmp_path)
 
-    assert {case.known["cohort"] for case in planned} == {"train", "internal"}
+    assert {case.known["cohort"] for case in planned} == {"training", "internal"}
     assert {case.subject.centre for case in planned} == {1}
 
 
@@ -173,3 +176,27 @@ def test_latents_change_what_the_eye_sees():
 def test_centres_have_scanners_of_their_own():
     assert len({scanner.spacing for scanner in SCANNERS.values()}) == 3
     assert len({scanner.gamma for scanner in SCANNERS.values()}) == 3
+
+
+def test_988_cases_are_the_cohorts_of_the_paper():
+    planned = writer.plan(writer.Order(cases=988, seed=1, slices=1), Path("out"))
+    cohorts = Counter(case.known["cohort"] for case in planned)
+    assert cohorts == {"training": 519, "internal": 129, "ext1": 296, "ext2": 44}
+
+
+def test_one_slice_of_each_phase_is_the_same_marked_slice(cohort, rows, tmp_path):
+    order = writer.Order(cases=5, seed=7, slices=1)
+    list(writer.write(order, tmp_path / "thin"))
+    row = rows[0]
+
+    assert len(list((tmp_path / "thin" / row["case_id"]).glob("mr-*.dcm"))) == 3
+    thin = dcmread(tmp_path / "thin" / row["image"])
+    assert thin.PixelData == dcmread(cohort / row["image"]).PixelData
+
+
+def test_the_command_prints_the_best_possible_of_both_stages(tmp_path):
+    command = ["phantom", "--out", str(tmp_path / "p"), "--cases", "1"]
+    done = CliRunner().invoke(main, [*command, "--slices", "1", "--centre", "2"])
+    assert done.exit_code == 0, done.output
+    assert "best possible SLN AUC 0.94" in done.stdout
+    assert "best possible NSLN AUC 0.8" in done.stdout

@@ -4,7 +4,7 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import demo_models, paper, phantom, train
+from training.cli import cohort, demo_models, export, paper, phantom, train
 
 
 class _Group(click.Group):
@@ -23,6 +23,8 @@ def main() -> None:
 
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
+main.add_command(cohort.cohort)
+main.add_command(export.export)
 main.add_command(train.train_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)

@@ -187,7 +187,17 @@ def _laterality(image: Dataset, box: Box) -> str:
     return "L" if float(image.ImagePositionPatient[0]) + middle * step > 0 else "R"
 
 
-def sr_rectangle(visit: Visit, image: Dataset, box: Box) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who says that a rectangle is there, and with what equipment."""
+
+    name: str = "Reader^One"
+    model: str = f"{MODEL} reader"
+
+
+def sr_rectangle(
+    visit: Visit, image: Dataset, box: Box, author: Author = Author()
+) -> Dataset:
     """Build a TID 1500 report with the reader's rectangle as a SCOORD polyline."""
     region = sr.ImageRegion(
         graphic_type=sr.GraphicTypeValues.POLYLINE,
@@ -202,7 +212,7 @@ def sr_rectangle(visit: Visit, image: Dataset, box: Box) -> Dataset:
         finding_type=codes.SCT.Lesion,
         finding_sites=[sr.FindingSite(codes.SCT.Breast)],
     )
-    reader = sr.PersonObserverIdentifyingAttributes(name="Reader^One")
+    reader = sr.PersonObserverIdentifyingAttributes(name=author.name)
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(
             observer_person_context=sr.ObserverContext(
@@ -220,7 +230,7 @@ def sr_rectangle(visit: Visit, image: Dataset, box: Box) -> Dataset:
         sop_instance_uid=visit.uid("sr"),
         instance_number=1,
         manufacturer=MANUFACTURER,
-        manufacturer_model_name=f"{MODEL} reader",
+        manufacturer_model_name=author.model,
         is_complete=True,
         is_final=True,
         is_verified=False,

@@ -24,6 +24,10 @@ COMMANDS: Final = {
     "import": ("worker.cli.importing", "Take in DICOM files and media."),
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
+    "pathology": (
+        "worker.cli.pathology",
+        "Import labels and clinical variables for training.",
+    ),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
