@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from celery import current_app, shared_task
-from kombu import Queue
 from sqlalchemy.orm import Session
 
 from dicom_node import ledger, outbox
 from dicom_node.db import Sessions, now
 from worker import parking, queues, retention, runtime
+from worker.app import waiting
 from worker.retention import Store
 from worker.settings import WorkerSettings
 
@@ -68,8 +68,8 @@ def sweep(
             counted=settings.query is not None,
         )
         deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
-        waiting = parking.due(session, at)
-    for parked_id in waiting:  # each alone: it locks the study that it belongs to
+        parked = parking.due(session, at)
+    for parked_id in parked:  # each alone: it locks the study that it belongs to
         with sessions.begin() as session:
             parking.retry(session, parked_id, settings.slnd_window, at)
     if not studies and not deliveries:
@@ -116,13 +116,5 @@ def run_purge() -> None:
 
 
 def _waiting(queue: str) -> int:
-    """Return how many messages a queue holds; a queue that is not there holds none."""
     with current_app.connection_or_acquire() as connection:
-        try:
-            # A channel of its own: a broker may close it to say that there is no queue.
-            with connection.channel() as channel:
-                bound = Queue(queue, channel=channel)
-                declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
-                return int(declared.message_count)
-        except connection.channel_errors:
-            return 0
+        return waiting(connection, queue)
