@@ -1,5 +1,6 @@
 """What the database says at one moment; each query reads an index or few rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -91,7 +92,7 @@ def look(session: Session, names: Names, at: datetime) -> Counts:
         cases={str(one): 0 for one in Pathway} | _by(session, CaseRow.pathway),
         discordant_cases=_discordant(session),
         studies=_studies(session),
-        recent=_studies(session, StudyRow.last_received_at >= at - RECENT),
+        recent=_recent(session, at - RECENT),
         deliveries=_deliveries(session, names),
         slnd_parked={str(one): 0 for one in ParkReason}
         | _by(session, ParkedRow.reason, ParkedRow.state == ParkedState.PARKED),
@@ -151,14 +152,25 @@ def _discordant(session: Session) -> int:
     return found or 0
 
 
-def _studies(session: Session, *conditions: Condition) -> dict[tuple[str, str], int]:
+def _studies(session: Session) -> dict[tuple[str, str], int]:
     rows = session.execute(
-        select(StudyRow.state, StudyRow.reason, func.count())
-        .where(*conditions)
-        .group_by(StudyRow.state, StudyRow.reason)
+        select(StudyRow.state, StudyRow.reason, func.count()).group_by(
+            StudyRow.state, StudyRow.reason
+        )
     )
     known = {(str(state), ""): 0 for state in StudyState}
     return known | {(str(state), str(why or "")): count for state, why, count in rows}
+
+
+def _recent(session: Session, since: datetime) -> dict[tuple[str, str], int]:
+    """Count here: to group by state, SQLite would read the studies of all years."""
+    rows = session.execute(
+        select(StudyRow.state, StudyRow.reason).where(
+            StudyRow.last_received_at >= since
+        )
+    )
+    known = {(str(state), ""): 0 for state in StudyState}
+    return known | Counter((str(state), str(why or "")) for state, why in rows)
 
 
 def _deliveries(session: Session, names: Names) -> dict[tuple[str, str], int]:

@@ -1,7 +1,7 @@
 """Looks at an installation for whoever asks, but not more often than it can bear.
 
-A look is kept for some seconds, and for much longer than it took: however many ask
-and however large the database is, looking takes a small share of one processor.
+A look is kept for some seconds, and for much longer than the database took for it:
+however many ask and however large it is, looking takes a small share of its time.
 """
 
 import logging
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FRESH_S: Final = 5.0
 SHARE: Final = 20.0
-"""A look is good for so many times as long as it took."""
+"""A look is good for so many times as long as the database took."""
 
 SIZE_FRESH_S: Final = 600.0
 SIZE_SHARE: Final = 100.0
@@ -65,12 +65,12 @@ class Scraper:
             started = self._clock()
             if self._view is None or started >= self._good_until:
                 self._view = self._look(started)
-                ended = self._clock()
-                self._good_until = ended + max(FRESH_S, SHARE * (ended - started))
             return self._view
 
     def _look(self, started: float) -> View:
         seen = self._counts()
+        ended = self._clock()
+        self._good_until = ended + max(FRESH_S, SHARE * (ended - started))
         return View(
             counts=seen,
             tally=self._tally,

@@ -54,10 +54,11 @@ class Readiness:
         age = self._clock() - self._at
         if age > STALE_S:
             self._refresh()
-        elif age > FRESH_S and not (self._behind and self._behind.is_alive()):
+        seen = tuple(check for _, check in self._seen.values())
+        if FRESH_S < age <= STALE_S and not (self._behind and self._behind.is_alive()):
             self._behind = threading.Thread(target=self._refresh, daemon=True)
             self._behind.start()
-        return tuple(check for _, check in self._seen.values())
+        return seen
 
     def answer(self, full: bool) -> Answer:  # noqa: FBT001 - as pages are asked
         """Answer a probe: 503 when a check fails; names and details if `full`."""

@@ -70,12 +70,12 @@ class Watch:
         """Tell what happens until asked to stop; waits while another process does."""
         pause = 0.0
         while not stopping.wait(pause):
-            with _alone(self._settings.data_dir / LOCK_FILE) as alone:
+            with alone_with(self._settings.data_dir / LOCK_FILE) as alone:
                 while alone and not stopping.wait(pause):
-                    pause = self._attempt()
+                    pause = self.attempt()
             pause = EVERY_S
 
-    def _attempt(self) -> float:
+    def attempt(self) -> float:
         """Tell once; return how long to wait then. Nothing here may end the thread."""
         try:
             self.tell()
@@ -172,7 +172,7 @@ def write(path: Path, told: Mapping[str, Told]) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[bool]:
+def alone_with(path: Path) -> Iterator[bool]:
     """Say whether no other process holds a lock; it is held meanwhile."""
     with path.open("w") as lock:
         try:
