@@ -187,7 +187,7 @@ def test_a_short_token_is_refused(tmp_path):
 def test_what_is_no_request_ends_its_connection_alone(served, request_):
     try:
         answer = served.raw(request_)
-    except ConnectionError:
+    except OSError:  # it may have hung up by then
         answer = b""
 
     assert not answer.startswith(b"HTTP/1.0 200")

@@ -15,7 +15,7 @@ def command(site: Site, *, as_json: bool) -> None:
 
     Example: sentinode metrics > /var/lib/node_exporter/sentinode.prom
     """
-    view = Scraper(site.settings, site.engine).view()
+    view = Scraper(site.settings, site.engine).view(first_wait_s=None)
     if view.counts is None:
         raise click.ClickException(
             "the database does not answer or has no tables; see `sentinode doctor`"

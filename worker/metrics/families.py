@@ -50,11 +50,12 @@ class View:
     """What one look at an installation found.
 
     `counts` is None while the database does not answer; `queues` are the lengths of
-    the broker's queues, None while it does not answer. Bytes are None while unknown.
+    the broker's queues, None while it does not answer. Bytes are None while unknown,
+    `tally` until everything was read once.
     """
 
     counts: Counts | None
-    tally: Tally
+    tally: Tally | None
     models: tuple[InUse, ...]
     queues: Mapping[str, int] | None
     free_bytes: int | None
@@ -81,7 +82,8 @@ class _Collector(Collector):
             yield from _counts(self._view.counts)
             yield from _callers(self._view.counts)
             yield from _drift(self._view.counts.drift)
-        yield from _distributions(self._view.tally)
+        if self._view.tally is not None:
+            yield from _distributions(self._view.tally)
         yield from _models(self._view.models)
 
 
@@ -198,6 +200,6 @@ def _gauge(
 
 def _histogram(name: str, said: str, of: Distribution) -> HistogramMetricFamily:
     family = HistogramMetricFamily(PREFIX + name, said, labels=list(of.labels))
-    for values, one in of.series.items():
+    for values, one in list(of.series.items()):  # others may add
         family.add_metric(list(values), buckets=one.buckets, sum_value=one.total)
     return family

@@ -34,6 +34,7 @@ FRESH_S: Final = 5.0
 SHARE: Final = 20.0
 """A look is good for so many times as long as the database took."""
 
+FIRST_WAIT_S: Final = 4.0
 SIZE_FRESH_S: Final = 600.0
 SIZE_SHARE: Final = 100.0
 BROKER_TIMEOUT_S: Final = 2
@@ -57,23 +58,48 @@ class Scraper:
         self._lock = threading.Lock()
         self._view: View | None = None
         self._good_until = 0.0
+        self._has_history = False
+        self._reading: threading.Thread | None = None
         self._size = _Size(engine)
 
-    def view(self) -> View:
-        """Return a view that is recent enough."""
+    def view(self, first_wait_s: float | None = FIRST_WAIT_S) -> View:
+        """Return a view that is recent enough.
+
+        The first time all results are read. It lacks the distributions when that takes
+        longer than `first_wait_s`; None waits for them.
+        """
         with self._lock:
-            started = self._clock()
-            if self._view is None or started >= self._good_until:
-                self._view = self._look(started)
+            if self._view is None or self._clock() >= self._good_until:
+                self._await_history(first_wait_s)
+                self._view = self._look()
             return self._view
 
-    def _look(self, started: float) -> View:
+    def _await_history(self, timeout: float | None) -> None:
+        """Read all results in a thread, once; half of them would look like a rise."""
+        if self._has_history:
+            return
+        if self._reading is None or not self._reading.is_alive():
+            self._reading = threading.Thread(target=self._read_history, daemon=True)
+            self._reading.start()
+        self._reading.join(timeout)
+
+    def _read_history(self) -> None:
+        try:
+            with self._sessions() as session:
+                self._tally.update(session)
+            self._has_history = True
+        except SQLAlchemyError as error:
+            extra = {"error": type(error).__name__}
+            log.warning("metrics without their history", extra=extra)
+
+    def _look(self) -> View:
+        started = self._clock()
         seen = self._counts()
         ended = self._clock()
         self._good_until = ended + max(FRESH_S, SHARE * (ended - started))
         return View(
             counts=seen,
-            tally=self._tally,
+            tally=self._tally if self._has_history else None,
             models=self._models(seen) if seen else (),
             queues=self._queues(),
             free_bytes=self._free_bytes(),
@@ -85,7 +111,8 @@ class Scraper:
     def _counts(self) -> Counts | None:
         try:
             with self._sessions() as session:
-                self._tally.update(session)
+                if self._has_history:
+                    self._tally.update(session)
                 return counts.look(session, self._names, now())
         except SQLAlchemyError as error:
             extra = {"error": type(error).__name__}

@@ -186,6 +186,7 @@ class Tally:
     def _add_times(self, row: Row[*tuple[Any, ...]]) -> None:
         for part in PARTS:
             self.parts.at(part).add(getattr(row, f"{part}_ms") / 1000)
-        first = row.version == 1 and row.queued_at is not None
-        if first and row.at >= row.queued_at:
-            self.turnaround.at().add((row.at - row.queued_at).total_seconds())
+        if row.version == 1 and row.queued_at is not None:
+            written = row.at + timedelta(milliseconds=row.report_ms)
+            if written >= row.queued_at:  # not queued once more since
+                self.turnaround.at().add((written - row.queued_at).total_seconds())

@@ -26,7 +26,9 @@ vertical-align:top}
 th{font-weight:600;background:var(--soft)}td.n,th.n{text-align:right}
 code{font-size:.9em;overflow-wrap:anywhere}
 .ok{color:var(--good)}.bad{color:var(--bad);font-weight:600}.warn{color:var(--warn)}
-@media(max-width:40rem){th,td{padding:.25rem .35rem}.wide{display:none}}
+@media(max-width:40rem){th,td{padding:.25rem .35rem}
+#stuck thead{display:none}#stuck tr{display:block;border-bottom:1px solid var(--line);
+padding:.3rem 0}#stuck td{display:block;border:0;padding:0 .35rem;text-align:left}}
 """
 CLASSES: Final = {
     **dict.fromkeys(("failed",), "bad"),
@@ -55,7 +57,10 @@ def section(
     start = f'<section id="{name}"><h2>{escape(title)}</h2>'
     if not rows:
         return f"{start}<p>{escape(empty)}</p></section>"
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    kinds = [_kind(one) for one in rows[0]]
+    head = "".join(
+        f"<th{kind}>{escape(one)}</th>" for one, kind in zip(heads, kinds, strict=True)
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
         f'{start}<div class="scroll"><table>'
@@ -65,8 +70,11 @@ def section(
 
 def _cell(value: Cell) -> str:
     inner = value if isinstance(value, Html) else escape(str(value))
-    kind = ' class="n"' if isinstance(value, int | float) else ""
-    return f"<td{kind}>{inner}</td>"
+    return f"<td{_kind(value)}>{inner}</td>"
+
+
+def _kind(value: Cell) -> str:
+    return ' class="n"' if isinstance(value, int | float) else ""
 
 
 def code(text: str) -> Html:

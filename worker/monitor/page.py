@@ -137,7 +137,7 @@ def _stuck(counts: Counts) -> str:
 
 def _deliveries(counts: Counts) -> str:
     rows: list[tuple[Cell, ...]] = [
-        (to, state_of(state), count)
+        (to, state_of(state) if count else state, count)
         for (state, to), count in sorted(counts.deliveries.items(), key=_by_destination)
         if count or state in {DeliveryState.DUE, DeliveryState.FAILED}
     ]
@@ -177,7 +177,9 @@ def _places(view: View) -> str:
     ]
     if view.spool_bytes is not None:
         rows.append(("images in the spool", f"{view.spool_bytes / GIB:.2f} GiB"))
-    rows += [(f"messages for {name}", n) for name, n in (view.queues or {}).items()]
+    rows += [
+        (f"messages for {name}", str(n)) for name, n in (view.queues or {}).items()
+    ]
     return section("places", "Disk and queues", ("what", ""), rows)
 
 

@@ -87,6 +87,7 @@ def _waits(session: Session, since: datetime) -> tuple[Wait, ...]:
             ResultRow.created_at,
             ResultRow.version,
             ResultRow.total_ms,
+            ResultRow.report_ms,
             StudyRow.queued_at,
         )
         .join(StudyRow, StudyRow.study_uid == ResultRow.study_uid)
@@ -114,7 +115,7 @@ def _waits(session: Session, since: datetime) -> tuple[Wait, ...]:
 
 def _spans(rows: Sequence[object]) -> list[float]:
     spans: list[timedelta] = [
-        row.created_at - row.queued_at  # type: ignore[attr-defined]  # rows of `_waits`
+        row.created_at + timedelta(milliseconds=row.report_ms) - row.queued_at  # type: ignore[attr-defined]  # rows of `_waits`
         for row in rows
     ]
     return [span.total_seconds() for span in spans if span >= timedelta(0)]
