@@ -1,13 +1,13 @@
 """Count what leaves no row, name the scanner of a result, index what is counted.
 
-Revision: 0012, after 0006.
+Revision: 0012, after 0009.
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0012"
-down_revision = "0006"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

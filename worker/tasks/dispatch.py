@@ -9,8 +9,10 @@ from typing import Any, Final
 from celery import current_app, shared_task
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger, outbox
+from dicom_node import ledger, outbox, pauses
 from dicom_node.db import Sessions, now
+from dicom_node.study import StudyUid
+from dicom_node.tables import Pausable
 from worker import parking, queues, retention, runtime
 from worker.app import waiting
 from worker.retention import Store
@@ -56,18 +58,13 @@ def sweep(
     for task, args in questions:
         broker.send(task, args=args)
     with sessions() as session:
-        patience = {
-            queue: BACKLOG_RESEND if broker.waiting(queue) else settings.resend_after
-            for queue in (queues.ANALYSIS, queues.DELIVERY)
-        }
-        studies = ledger.unannounced(
-            session,
-            at,
-            patience[queues.ANALYSIS],
-            BATCH,
-            counted=settings.query is not None,
-        )
-        deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
+        paused = pauses.paused(session)
+        studies, deliveries = [], []
+        if Pausable.ANALYSIS not in paused:
+            studies = _studies(session, broker.waiting(queues.ANALYSIS), settings, at)
+        if Pausable.DELIVERY not in paused:
+            patience = _patience(broker.waiting(queues.DELIVERY), settings)
+            deliveries = outbox.due(session, at, patience, BATCH)
         parked = parking.due(session, at)
     for parked_id in parked:  # each alone: it locks the study that it belongs to
         with sessions.begin() as session:
@@ -86,6 +83,28 @@ def sweep(
         extra={"studies": len(studies), "destinations": len(deliveries)},
     )
     return len(studies) + len(deliveries)
+
+
+def _patience(messages: int, settings: WorkerSettings) -> timedelta:
+    return BACKLOG_RESEND if messages else settings.resend_after
+
+
+def _studies(
+    session: Session, messages: int, settings: WorkerSettings, at: datetime
+) -> list[StudyUid]:
+    """Return the studies to announce: live ones first, bulk ones while few wait.
+
+    So a study that has just come stands behind `bulk_ahead` bulk studies at most,
+    whatever the broker does about priorities.
+    """
+    patience = _patience(messages, settings)
+    counted = settings.query is not None
+    live = ledger.unannounced(session, at, patience, BATCH, counted=counted)
+    room = settings.bulk_ahead - messages - len(live)
+    if room <= 0:
+        return live
+    bulk = ledger.unannounced(session, at, patience, room, counted=counted, bulk=True)
+    return live + bulk
 
 
 def _questions(
