@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
-# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K.
-PEERS := bsh dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps postgresql \
-	redis-server
+# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
+# status page (80 MB), Prometheus runs every query (20 MB).
+PEERS := bsh chromium dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps \
+	postgresql prometheus redis-server
 
 .PHONY: demo test lint bench install peers lock clean
 
@@ -48,7 +49,8 @@ peers:
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null && command -v DicomSRValidator >/dev/null \
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
-	  && command -v ojph_compress >/dev/null \
+	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \
+	  && command -v promtool >/dev/null \
 	  || { $(SUDO) apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $(PEERS); }
 

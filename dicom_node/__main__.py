@@ -48,7 +48,9 @@ def main() -> int:
     """Return the exit status of the process."""
     logs.configure()
     try:
-        run(load(NodeSettings))
+        settings = load(NodeSettings)
+        logs.configure(style=settings.log_format)
+        run(settings)
     except NodeError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for a person
         return 1

@@ -14,6 +14,8 @@ from dicom_node.study import Peer
 
 log = logging.getLogger(__name__)
 
+OTHER = "other"
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -41,6 +43,13 @@ class Admission:
             and str(unmapped(address)) in _addresses(peer.host)
             for peer in self.pacs
         )
+
+    def known(self, calling_ae: str) -> str:
+        """Return a calling AE title that the settings name, "other" for the rest."""
+        title = calling_ae.strip()
+        titles = {each.ae_title.strip() for each in self.allow}
+        titles |= {each.ae_title.strip() for each in self.pacs}
+        return title if title in titles | {self.own} else OTHER
 
     def may_verify(self, calling_ae: str, address: str) -> bool:
         """Say whether this is our own check of health: C-ECHO from this very host."""

@@ -90,16 +90,21 @@ class Credentials:
             SettingsError: The file cannot be read, or holds something else.
         """
         if self.token_file is not None:
-            return f"Bearer {_secret(self.token_file)}"
+            return f"Bearer {read_secret(self.token_file)}"
         if self.password_file is not None:
-            pair = _secret(self.password_file)
+            pair = read_secret(self.password_file)
             if ":" not in pair:
                 raise SettingsError(f"{self.password_file} must hold USER:PASSWORD")
             return f"Basic {b64encode(pair.encode()).decode('ascii')}"
         return None
 
 
-def _secret(path: Path) -> str:
+def read_secret(path: Path) -> str:
+    """Return the one line of a file that holds a secret.
+
+    Raises:
+        SettingsError: It cannot be read, or holds something else.
+    """
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

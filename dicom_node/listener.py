@@ -19,15 +19,17 @@ from typing import Final, cast
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association as Connection
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node import commitment, contexts, replay
+from dicom_node import commitment, contexts, counters, replay
 from dicom_node.admission import Admission
 from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
+from dicom_node.counters import Counted, Counters
 from dicom_node.db import Clock, Sessions, now
 from dicom_node.errors import LedgerUnavailableError, SpoolFullError
 from dicom_node.intake import (
@@ -134,6 +136,7 @@ class Listener:
         self._quiet = QuietPeriods(settings.quiet_period, settings.quiet_periods)
         self._admission = Admission.of(settings)
         self._recorder = Recorder(sessions, self._quiet, clock)
+        self._counters = Counters(sessions)
         self._stores: dict[Connection, Stores] = {}
         self._draining = False
         self._server: ThreadedAssociationServer | None = None
@@ -171,6 +174,7 @@ class Listener:
         dead = None if settings.heir_of_all else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
         self._recorder.start()
+        self._counters.start()
         self._server = self._listen()
         log.info("listening", extra={"aet": settings.aet, "port": self.port})
 
@@ -190,6 +194,7 @@ class Listener:
             self._close(connection)
         if not self._recorder.stop(FLUSH_TIMEOUT_S):
             log.error("rows are missing; the next start rebuilds them from files")
+        self._counters.stop(FLUSH_TIMEOUT_S)
         log.info("stopped")
 
     def _listen(self) -> ThreadedAssociationServer:
@@ -214,8 +219,9 @@ class Listener:
                 (evt.EVT_C_STORE, self.handle_store),
                 (evt.EVT_N_EVENT_REPORT, self.handle_report),
                 (evt.EVT_N_ACTION, _refuse_action),
+                (evt.EVT_REJECTED, self._on_rejection),
                 (evt.EVT_RELEASED, self._on_end),
-                (evt.EVT_ABORTED, self._on_end),
+                (evt.EVT_ABORTED, self._on_abort),
                 (evt.EVT_CONN_CLOSE, self._on_end),
             ],
         )
@@ -247,6 +253,7 @@ class Listener:
                 admitted = True
         finally:  # pynetdicom goes on after an exception here: never admit by one
             if not admitted:
+                self._count(event.assoc, counters.NOT_ADMITTED)
                 extra = {"calling_ae": calling_ae, "address": address}
                 log.warning("association rejected: caller not admitted", extra=extra)
                 event.assoc.acse.send_reject(
@@ -254,7 +261,21 @@ class Listener:
                 )
                 event.assoc.kill()  # returns when the rejection is out
 
+    def _on_rejection(self, event: Event) -> None:
+        self._count(event.assoc, counters.NOT_NEGOTIATED)
+
+    def _on_abort(self, event: Event) -> None:
+        if event.assoc in self._stores:
+            self._count(event.assoc, counters.ABORTED)
+        self._close(event.assoc)
+
+    def _count(self, connection: Connection, outcome: str) -> None:
+        """Count what became of an association."""
+        caller = self._admission.known(_calling_ae(connection))
+        self._counters.add(Counted(counters.ASSOCIATIONS, caller, outcome))
+
     def _on_established(self, event: Event) -> None:
+        self._count(event.assoc, counters.ACCEPTED)
         requestor = event.assoc.requestor
         self._stores[event.assoc] = Stores(
             Association(
@@ -307,7 +328,16 @@ class Listener:
             status = OUT_OF_RESOURCES if stores.closed else self._answer(event, stores)
             stores.kept += status == SUCCESS
             stores.refused += status != SUCCESS
+        self._count_store(event, stores.association.calling_ae, status)
         return status
+
+    def _count_store(self, event: Event, calling_ae: str, status: int) -> None:
+        caller = self._admission.known(calling_ae)
+        self._counters.add(Counted(counters.STORES, caller, f"0x{status:04X}"))
+        dataset = cast("C_STORE", event.request).DataSet
+        if status == SUCCESS and dataset is not None:
+            size = dataset.getbuffer().nbytes
+            self._counters.add(Counted(counters.STORED_BYTES, caller), size)
 
     def handle_report(self, event: Event) -> tuple[int, None]:
         """Answer a report on storage commitment: see `committer.take_report`."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
+from structlog.typing import Processor
 
 QUOTING_LOGGERS: Final = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 HL7_LIBRARY: Final = "/hl7/"
@@ -46,8 +47,12 @@ def _withhold_error(record: logging.LogRecord) -> None:
     record.data = {name: data[name] for name in ("id", "name") if name in data}
 
 
-def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send all logging of this process to stderr as JSON lines; may be called twice.
+def configure(
+    level: int = logging.INFO, stream: TextIO | None = None, style: str = "json"
+) -> None:
+    """Send all logging of this process to stderr; may be called twice.
+
+    A line is JSON, or with the style "console" a text for people of the same content.
 
     Python warnings become log records, withheld like those of the libraries.
     """
@@ -61,8 +66,7 @@ def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             _describe_exception,
-            structlog.processors.EventRenamer("message"),
-            structlog.processors.JSONRenderer(default=str),
+            *_renderers(style),
         ],
     )
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -77,6 +81,15 @@ def configure(level: int = logging.INFO, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(capture=True)
     warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom|highdicom")
+
+
+def _renderers(style: str) -> list[Processor]:
+    if style == "console":
+        return [structlog.dev.ConsoleRenderer(colors=False, timestamp_key="at")]
+    return [
+        structlog.processors.EventRenamer("message"),
+        structlog.processors.JSONRenderer(default=str),
+    ]
 
 
 def _describe_exception(

@@ -21,7 +21,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -53,6 +53,7 @@ PATIENT_KEY_FILE: Final = "patient.key"
 MIN_SECRET_LENGTH: Final = 16
 DATABASES: Final = ("sqlite", "postgresql")
 
+LogFormat = Literal["json", "console"]
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
@@ -153,7 +154,8 @@ class NodeSettings(BaseSettings):
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
     `heir_of_all` says that no other listener writes to this database: at its start
-    this one ends the associations that any earlier one left open.
+    this one ends the associations that any earlier one left open. `log_format` is
+    how every process writes its log.
     """
 
     model_config = SettingsConfigDict(
@@ -182,6 +184,7 @@ class NodeSettings(BaseSettings):
     max_instance_bytes: int = Field(default=2**30, ge=1)
     min_free_bytes: int = Field(default=2**30, ge=0)
     heir_of_all: bool = False
+    log_format: LogFormat = "json"
     patient_key_secret: SecretStr | None = Field(
         default=None, min_length=MIN_SECRET_LENGTH
     )

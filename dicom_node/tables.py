@@ -7,7 +7,15 @@ the Patient ID, `issuer_key` one of issuer and Patient ID where an issuer is nam
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.db import Base
@@ -65,6 +73,7 @@ class StudyRow(Base):
     __tablename__ = "study"
     __table_args__ = (
         Index(None, "state", "quiet_until"),
+        Index(None, "state", "reason"),
         Index(None, "state", "announced_at"),
         Index(None, "last_received_at"),
     )
@@ -312,6 +321,8 @@ class DeliveryRow(Base):
         UniqueConstraint("sop_instance_uid", "destination"),
         Index(None, "state", "next_attempt_at"),
         Index(None, "state", "commitment_at"),
+        Index(None, "state", "destination"),
+        Index(None, "sent_at"),
         Index(None, "study_uid", "destination", "state"),
     )
 
@@ -362,3 +373,14 @@ class CommitmentRow(Base):
     failure_reason: Mapped[int | None]
     asked_at: Mapped[datetime]
     reported_at: Mapped[datetime | None]
+
+
+class CounterRow(Base):
+    """How often something happened that leaves no row of its own; for monitoring."""
+
+    __tablename__ = "counter"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)

@@ -79,7 +79,8 @@ class Timings:
 class AnalyzedCase:
     """A new version of a case: what was found, and the objects that say so.
 
-    `studied_on` is the day of the MRI by its header, None when that has none.
+    `studied_on` is the day of the MRI by its header, None when that has none;
+    `scanner` is a name of `dicom_node.scanner`.
     """
 
     case_id: str
@@ -91,6 +92,7 @@ class AnalyzedCase:
     timings: Timings
     kept: KeptInput
     studied_on: date | None = None
+    scanner: str | None = None
 
 
 def input_sha256(

@@ -12,7 +12,7 @@ from worker.app import create_app
 @setup_logging.connect
 def configure_logging(**_: object) -> None:
     """Log as the other processes do: JSON lines, nothing that names a patient."""
-    logs.configure()
+    logs.configure(style=runtime.settings().log_format)
     for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)  # two lines for each sweep
 

@@ -89,7 +89,9 @@ def main() -> int:
     """Return the exit status of the process."""
     logs.configure()
     try:
-        asyncio.run(serve(load(WorkerSettings)))
+        settings = load(WorkerSettings)
+        logs.configure(style=settings.log_format)
+        asyncio.run(serve(settings))
     except NodeError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for a person
         return 1

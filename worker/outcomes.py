@@ -206,6 +206,7 @@ def _result_row(study_uid: StudyUid, analyzed: AnalyzedCase) -> ResultRow:
         input_sop_instance_uids=list(analyzed.input_sop_instance_uids),
         input_sha256=analyzed.input_sha256,
         code_version=__version__,
+        scanner=analyzed.scanner,
         **{name: getattr(analyzed.timings, name) for name in TIMING_COLUMNS},
     )
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_node import dynamic, images, selection
+from dicom_node import dynamic, images, scanner, selection
 from dicom_node.attributes import study_day
 from dicom_node.errors import PermanentError, StudyHeldError
 from dicom_node.findings import (
@@ -262,6 +262,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
         ),
         kept=_kept(case, pixels),
         studied_on=study_day(header),
+        scanner=scanner.name(header),
     )
 
 

@@ -30,6 +30,8 @@ from dicom_node.settings import (
     pairs,
 )
 from dicom_node.study import MAX_PORT, UID_PATTERN, Peer
+from worker import webhook
+from worker.webhook import LOOPBACK
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
 SOCKET_PATH_LIMIT: Final = 100
@@ -37,7 +39,7 @@ SOCKET_PATH_LIMIT: Final = 100
 
 
 ALL: Final = "all"
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+DEFAULT_HTTP_PORT: Final = 11180
 
 
 def _network(value: object) -> object:
@@ -86,6 +88,12 @@ class WorkerSettings(NodeSettings):
     commitment, or is "all". A report of it is waited for `commit_wait` on the same
     association, and is asked for again after `commit_timeout`. A peer has
     `answer_timeout` to answer each message; a delivery is tried for `give_up_after`.
+
+    The status page and the metrics are served on `http_port`; `up` chooses one when it
+    is unset, 0 is none. Whoever calls from another host must know what stands in
+    `http_token_file`. Faults are posted to `webhook_url`, signed with the content of
+    `webhook_secret_file`; `backlog_after` is how long a study may be queued, or a
+    delivery be due, before that is one.
     """
 
     broker_url: str | None = None
@@ -137,12 +145,30 @@ class WorkerSettings(NodeSettings):
     answer_timeout: timedelta = timedelta(minutes=1)
     give_up_after: timedelta = timedelta(days=14)
 
+    http_port: int | None = Field(default=None, ge=0, le=MAX_PORT)
+    http_host: str = "127.0.0.1"
+    http_token_file: Path | None = None
+    webhook_url: str | None = Field(default=None, repr=False)
+    webhook_secret_file: Path | None = None
+    backlog_after: timedelta = timedelta(minutes=30)
+
     @field_validator("outputs")
     @classmethod
     def _has_report(cls, value: tuple[Output, ...]) -> tuple[Output, ...]:
         if Output.SR not in value:
             raise ValueError("must name SR: a map without its report says too little")
         return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_safe(cls, value: str | None) -> str | None:
+        return None if value is None else webhook.check_url(value)
+
+    @model_validator(mode="after")
+    def _serves_no_stranger(self) -> Self:
+        if self.http_host not in LOOPBACK and self.http_token_file is None:
+            raise ValueError("HTTP beyond this host needs SENTINODE_HTTP_TOKEN_FILE")
+        return self
 
     @model_validator(mode="after")
     def _keeps_secrets(self) -> Self:

@@ -7,6 +7,7 @@
       +-- celery worker            queue analysis; one process per `workers`
       +-- celery beat              the sweep's clock
       +-- python -m worker.hl7     results of pathology, where a port is set for them
+      +-- sentinode monitor        status page, metrics, health; unless switched off
 
 A child that dies is started again, with a growing pause. The kernel ends the
 children when the parent is killed (PR_SET_PDEATHSIG).
@@ -36,7 +37,7 @@ from dicom_node.db import now
 from dicom_node.errors import NodeError, PermanentError, SettingsError, StateError
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
-from worker import queues
+from worker import queues, rotation
 from worker.app import answering
 from worker.settings import WorkerSettings, child_environment
 
@@ -125,6 +126,12 @@ class Tree:
                 child.process, child.start_after = None, at + pause
                 self.on_death(child.name)
 
+    def rotate_logs(self) -> None:
+        """Keep the logs small; a full volume must not end the tree."""
+        for child in self.children:
+            with suppress(OSError):
+                rotation.rotate(self.log_dir / f"{child.name}.log")
+
     def stop(self) -> None:
         """End all children: intake first, broker last; kill what does not end."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -191,6 +198,7 @@ def run(
         ready(settings.port)
         while True:
             tree.restart_dead()
+            tree.rotate_logs()
             time.sleep(POLL_S)
     except _Stop:
         log.info("stopping")
@@ -276,6 +284,8 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
     tree.start("listener", python, "-m", "dicom_node")
     if settings.hl7_port is not None:
         tree.start(HL7, python, "-m", "worker.hl7")
+    if settings.http_port:
+        tree.start("monitor", python, "-m", "worker.cli", "monitor")
 
 
 def _start_broker(tree: Tree, settings: WorkerSettings) -> None:

@@ -36,7 +36,10 @@ class CaseRow(Base):
     """
 
     __tablename__ = "case"
-    __table_args__ = (UniqueConstraint("study_uid", "laterality"),)
+    __table_args__ = (
+        UniqueConstraint("study_uid", "laterality"),
+        Index(None, "pathway"),
+    )
 
     case_id: Mapped[str] = mapped_column(ID, primary_key=True)
     study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
@@ -144,10 +147,16 @@ class ParkedPatientRow(Base):
 
 
 class ResultRow(Base):
-    """One version of one case's result, with the ROI and the slice it came from."""
+    """One version of one case's result, with the ROI and the slice it came from.
+
+    `scanner` is a name of `dicom_node.scanner`, null for results from before it.
+    """
 
     __tablename__ = "result"
-    __table_args__ = (UniqueConstraint("case_id", "version"),)
+    __table_args__ = (
+        UniqueConstraint("case_id", "version"),
+        Index(None, "discordant"),
+    )
 
     result_id: Mapped[str] = mapped_column(ID, primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("case.case_id"))
@@ -185,6 +194,7 @@ class ResultRow(Base):
     input_sop_instance_uids: Mapped[list[str]]
     input_sha256: Mapped[str] = mapped_column(SHA256)
     code_version: Mapped[str | None]
+    scanner: Mapped[str | None]
 
     select_ms: Mapped[float]
     decode_ms: Mapped[float]

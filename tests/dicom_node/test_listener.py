@@ -18,7 +18,8 @@ from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 
-from dicom_node import db, ledger, outbox
+from dicom_node import counters, db, ledger, outbox
+from dicom_node.counters import Counted
 from dicom_node.findings import Document
 from dicom_node.ledger import Association
 from dicom_node.listener import Listener
@@ -180,6 +181,30 @@ def test_more_associations_than_allowed_are_rejected_for_now(settings, sessions)
     for association in first:
         association.release()
     started.stop()
+
+
+def test_calls_and_answers_are_counted_under_names_of_the_settings(settings, sessions):
+    started = listen(settings, sessions)
+    assert store_all(started.port, dataset(1)) == [0x0000]
+    associate(started.port, "JANE^DOE")
+    associate(started.port, CALLER, "ANOTHER")
+    with associated(started.port) as association:
+        assert store_raw(association, b"garbage") == 0xC000
+    wait_until(lambda: not started._stores)  # noqa: SLF001 - the abort has come
+    started.stop()
+
+    with sessions() as session:
+        counted = counters.read(session)
+    kept = counted.pop(Counted("stored_bytes", CALLER))
+    assert kept > 100
+    assert counted == {
+        Counted("associations", CALLER, "accepted"): 2,
+        Counted("associations", CALLER, "aborted"): 1,
+        Counted("associations", CALLER, "wrong_called_ae_or_too_many"): 1,
+        Counted("associations", "other", "caller_not_admitted"): 1,
+        Counted("stores", CALLER, "0x0000"): 1,
+        Counted("stores", CALLER, "0xC000"): 1,
+    }
 
 
 def test_lossy_deflated_and_foreign_objects_are_not_negotiated(listener):

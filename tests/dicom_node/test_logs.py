@@ -77,3 +77,21 @@ def test_the_listener_imports_neither_torch_nor_a_queue():
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_lines_for_a_person_withhold_the_same(lines):
+    buffer = io.StringIO()
+    logs.configure(stream=buffer, style="console")
+    logging.getLogger("dicom_node.x").info("stored", extra={"study_uid": "1.2"})
+    logging.getLogger("pydicom").warning("Invalid value %s", PATIENT)
+    try:
+        int(PATIENT)
+    except ValueError:
+        logging.getLogger("dicom_node.x").exception("it failed")
+
+    text = buffer.getvalue()
+    assert "stored" in text
+    assert "study_uid=1.2" in text
+    assert "error=ValueError" in text
+    assert PATIENT not in text
+    assert "{" not in text.splitlines()[0]

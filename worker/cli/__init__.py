@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "import": ("worker.cli.importing", "Take in DICOM files and media."),
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
+    "monitor": ("worker.cli.monitor", "Serve status page, metrics and health."),
     "pathology": (
         "worker.cli.pathology",
         "Import labels and clinical variables for training.",

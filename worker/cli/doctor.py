@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
 
@@ -26,19 +26,12 @@ from worker import keeping, models, outcomes
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
+from worker.monitor.readiness import FRESH_S, Check
 
 GIB: Final = 2**30
 TIMEOUT_S: Final = 5
+DIGEST_GOOD_FOR_S: Final = 600.0
 MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    ok: bool
-    detail: str
 
 
 def _database(site: Site) -> str:
@@ -194,7 +187,8 @@ def _web_service(service: WebService) -> Callable[[Site], str]:
     return ask
 
 
-def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
+def run(name: str, look: Callable[[Site], str], site: Site) -> Check:
+    """Look at one thing; what it raises on purpose is what is wrong."""
     try:
         return Check(name, ok=True, detail=look(site))
     except SQLAlchemyError:
@@ -205,26 +199,37 @@ def _run(name: str, look: Callable[[Site], str], site: Site) -> Check:
         return Check(name, ok=False, detail=str(error))
 
 
+READINESS: Final = (
+    ("database", _database, FRESH_S),
+    ("broker", _broker, FRESH_S),
+    ("workers", _workers, FRESH_S),
+    ("model digest", _model, DIGEST_GOOD_FOR_S),
+    ("disk", _disk, FRESH_S),
+    ("listener", _listener, FRESH_S),
+)
+"""What must work for a study that comes now to be analysed, and how often to look."""
+
+
 def checks(site: Site) -> Iterator[Check]:
     """Look at one thing after the other; none changes anything."""
-    yield _run("database", _database, site)
-    yield _run("clock", _clock, site)
-    yield _run("broker", _broker, site)
-    yield _run("workers", _workers, site)
-    yield _run("queues", _queues, site)
-    yield _run("model digest", _model, site)
-    yield _run("quality gate", _quality, site)
-    yield _run("disk", _disk, site)
-    yield _run("kept files", _kept, site)
-    yield _run("listener", _listener, site)
+    yield run("database", _database, site)
+    yield run("clock", _clock, site)
+    yield run("broker", _broker, site)
+    yield run("workers", _workers, site)
+    yield run("queues", _queues, site)
+    yield run("model digest", _model, site)
+    yield run("quality gate", _quality, site)
+    yield run("disk", _disk, site)
+    yield run("kept files", _kept, site)
+    yield run("listener", _listener, site)
     if site.settings.hl7_port is not None:
-        yield _run("HL7 listener", _hl7, site)
+        yield run("HL7 listener", _hl7, site)
     for peer in site.settings.pacs:
-        yield _run(f"PACS {peer.ae_title}", _pacs(peer), site)
+        yield run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
-        yield _run(f"query {site.settings.query.ae_title}", _query, site)
+        yield run(f"query {site.settings.query.ae_title}", _query, site)
     for service in site.settings.stow:
-        yield _run(f"STOW-RS {service.host}", _web_service(service), site)
+        yield run(f"STOW-RS {service.host}", _web_service(service), site)
     if not site.settings.destinations:
         yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 

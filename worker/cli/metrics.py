@@ -2,21 +2,25 @@
 
 import click
 
-from worker import metrics
 from worker.cli.context import Site, json_option, print_json, site_options
+from worker.metrics import counts, families
+from worker.metrics.scraper import Scraper
 
 
 @click.command("metrics")
 @json_option
 @site_options
 def command(site: Site, *, as_json: bool) -> None:
-    """Print counts of cases, studies, deliveries and parked results for Prometheus.
+    """Print what `sentinode monitor` serves to Prometheus, once.
 
     Example: sentinode metrics > /var/lib/node_exporter/sentinode.prom
     """
-    with site.reading() as session:
-        snapshot = metrics.look(session)
+    view = Scraper(site.settings, site.engine).view(first_wait_s=None)
+    if view.counts is None:
+        raise click.ClickException(
+            "the database does not answer or has no tables; see `sentinode doctor`"
+        )
     if as_json:
-        print_json(metrics.document(snapshot))
+        print_json(counts.document(view.counts))
     else:
-        click.echo(metrics.exposition(snapshot), nl=False)
+        click.echo(families.exposition(view), nl=False)

@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +12,11 @@ import click
 
 from dicom_node import db, logs, schema
 from dicom_node.errors import SettingsError
-from dicom_node.settings import UP_FILE
+from dicom_node.settings import UP_FILE, local_host
 from worker import models, outcomes, standalone
 from worker.cli.context import read_settings
 from worker.cli.models import put_into_service
-from worker.settings import WorkerSettings, cache_dir
+from worker.settings import DEFAULT_HTTP_PORT, WorkerSettings, cache_dir
 
 PORT_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.5
@@ -40,6 +41,7 @@ POLL_S: Final = 0.5
 @click.option("--quiet-period", type=float, help="Seconds without an instance [120].")
 @click.option("--workers", type=int, help="Analysis processes [1].")
 @click.option("--hl7-port", type=int, help="Port for pathology results, HL7 [off].")
+@click.option("--http-port", type=int, help="Port of the status page [11180]; 0: none.")
 @click.option("--aet", help="Our AE title [SENTINODE].")
 @click.option(
     "--allow",
@@ -61,16 +63,26 @@ def command(data_dir: str, **others: object) -> None:
     if flags.get("port") == "0":
         flags["port"] = str(_free_port())
     settings = read_settings(**flags)
-    logs.configure()
+    logs.configure(style=settings.log_format)
     with standalone.exclusive(settings.data_dir):
         _demand_free(settings.host, settings.port)
         if settings.hl7_port is not None:
             _demand_free(settings.hl7_host, settings.hl7_port)
+        if settings.http_port:
+            _demand_free(settings.http_host, settings.http_port)
         _remember(settings.data_dir / UP_FILE, flags)
         schema.upgrade(settings.database)
         _offer_demo_models(settings)
         if settings.database_url is None:
             flags["heir_of_all"] = "true"  # the database is ours, so is its listener
+        if settings.http_port is None:
+            flags["http_port"] = str(_some_port(DEFAULT_HTTP_PORT))
+            settings = settings.model_copy(
+                update={"http_port": int(flags["http_port"])}
+            )
+        if settings.http_port:
+            address = f"{local_host(settings.http_host)}:{settings.http_port}"
+            click.echo(f"status page: http://{address}/", err=True)
         standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
 
 
@@ -88,6 +100,16 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _some_port(wanted: int) -> int:
+    """Return a port of this host: the wanted one, or if it is taken a free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", wanted))
+            return wanted
+    return _free_port()
 
 
 def _demand_free(host: str, port: int) -> None:
@@ -109,7 +131,7 @@ def _demand_free(host: str, port: int) -> None:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"cannot listen on {host} port {port} ({error.strerror}): "
-                        "choose another --port or --host, or --hl7-port"
+                        "choose another --port or --host, --hl7-port or --http-port"
                     ) from error
             else:
                 return
