@@ -90,6 +90,14 @@ ADVICE: Final[Mapping[str, Advice]] = {
     "by_hand": Advice(
         "A person stopped it", "Go on with `sentinode studies requeue UID`."
     ),
+    "excluded_by_rule": Advice(
+        "A routing rule of the site excludes it",
+        "Nothing; or change the rule, try it with `sentinode rules test`, and requeue.",
+    ),
+    "no_rule": Advice(
+        "No routing rule matches it, and such studies are ignored here",
+        "Nothing; or add a rule, try it with `sentinode rules test`, and requeue.",
+    ),
     "document_invalid": Advice(
         "A report could not be written as the standard demands",
         f"{LOOK} Report it to the developers.",
