@@ -94,9 +94,7 @@ stated rate and the last one at 1e-6, all but wasted. That is not copied: the sc
 steps after each epoch, as PyTorch documents and the paper states.
 """
 
-CI: Final = Recipe(
-    preset="ci", dilated=False, epochs=2, rate=0.02, batch=16, threads=1
-)
+CI: Final = Recipe(preset="ci", dilated=False, epochs=2, rate=0.02, batch=16, threads=1)
 """Seconds: shows that every part works, not how well."""
 
 DEFAULT: Final = Recipe(preset="default", epochs=30, rate=0.02)

@@ -31,7 +31,6 @@ Tensors = dict[str, torch.Tensor]
 Tick = Callable[[], None]
 Judge = Callable[[ResNet], float | None]
 
-ALONE: Final = Team(torch.device("cpu"))
 MOMENTUM: Final = "momentum_buffer"
 
 
@@ -82,6 +81,10 @@ class NoJournal:
         """Forget the state."""
 
 
+ALONE: Final = Team(torch.device("cpu"))
+NO_JOURNAL: Final = NoJournal()
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What surrounds a run and never changes its result.
@@ -90,7 +93,7 @@ class Around:
     """
 
     team: Team = ALONE
-    journal: Journal = NoJournal()
+    journal: Journal = NO_JOURNAL
     judge: Judge = lambda _: None
     tick: Tick = lambda: None
 

@@ -106,9 +106,7 @@ def plan(
     ]
 
 
-def train_all(
-    parts: Sequence[Part], workers: int, team: Team, follow: Follow
-) -> None:
+def train_all(parts: Sequence[Part], workers: int, team: Team, follow: Follow) -> None:
     """Train every part that is not done, `workers` at a time."""
     left = []
     for part in parts:
@@ -116,10 +114,17 @@ def train_all(
             left.append(part)
         else:
             follow(part.name, epochs(part.recipe))
-    if workers <= 1 or team.world > 1 or len(left) <= 1:
-        for part in left:
-            train_part(part, team, follow)
+    if workers > 1 and team.world == 1 and len(left) > 1:
+        _train_beside(left, workers, team, follow)
         return
+    for part in left:
+        train_part(part, team, follow)
+
+
+def _train_beside(
+    left: Sequence[Part], workers: int, team: Team, follow: Follow
+) -> None:
+    """Train parts in several processes and tell what their folders show."""
     context = multiprocessing.get_context("spawn")  # forked children inherit threads
     with ProcessPoolExecutor(
         min(workers, len(left)), mp_context=context, initializer=_end_with_parent
@@ -164,7 +169,9 @@ def finished(part: Part) -> int:
     return len(curves.read(part.folder / curves.CURVE_NAME))
 
 
-def train_part(part: Part, team: Team, follow: Follow = lambda _name, _done: None) -> None:
+def train_part(
+    part: Part, team: Team, follow: Follow = lambda _name, _done: None
+) -> None:
     """Train one part and write its result, unless that is there."""
     part.folder.mkdir(parents=True, exist_ok=True)
     with _held(part.folder, team), determinism(part.recipe.threads):
@@ -264,9 +271,7 @@ def weights_of(run: Path, name: str) -> Tensors | None:
 
 def draw_curves(run: Path, parts: Sequence[Part]) -> None:
     """Draw the curves of all parts into one picture, if an epoch is finished."""
-    found = {
-        part.name: curves.read(part.folder / curves.CURVE_NAME) for part in parts
-    }
+    found = {part.name: curves.read(part.folder / curves.CURVE_NAME) for part in parts}
     begun = {name: curve for name, curve in sorted(found.items()) if curve}
     if begun:
         curves.draw(run / curves.PICTURE_NAME, begun)

@@ -31,7 +31,7 @@ HOLDOUT: Final = "holdout"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a person asked for; `parent` is the folder of the SLN model to start from."""
+    """What a person asked for; `parent` is the folder of the SLN model to use."""
 
     cohort: Path
     stage: Stage
@@ -117,7 +117,7 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
     )
     given = development(developing.rows, developing.crops, wish.stage, drawn)
     heldout = _heldout(cohort, wish.stage)
-    origins = _origins(wish, parent, given, heldout)
+    origins = _origins(parent, given, heldout)
     starting_weights(wish.recipe, origins.of(ALL))  # refuses what does not fit
     key = Key(
         stage=wish.stage,
@@ -126,7 +126,7 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
         seed=wish.recipe.seed,
         recipe=wish.recipe.model_dump(mode="json"),
         initial=origins.words,
-        parent_weights_sha256=origins.parent and origins.parent.weights_sha256,
+        parent_weights_sha256=origins.parent.weights_sha256 if origins.parent else None,
         device=team.device.type,
         world=team.world,
         libraries=libraries(),
@@ -178,9 +178,7 @@ def _parent(wish: Wish) -> Path | None:
     return models.folder(wish.out, found[-1].name, found[-1].version)
 
 
-def _origins(
-    wish: Wish, parent: Path | None, given: Development, heldout: Cases
-) -> Origins:
+def _origins(parent: Path | None, given: Development, heldout: Cases) -> Origins:
     """Return what the networks start from.
 
     Each fold of stage II starts from stage I of the same fold: the network of all
@@ -209,7 +207,9 @@ def _origins(
             "held out here: start from another model"
         )
     if seen.isdisjoint(given.cases.pixels):
-        return Origins(f"{manifest.reference}, of other cases", weights, parent=manifest)
+        return Origins(
+            f"{manifest.reference}, of other cases", weights, parent=manifest
+        )
     _check_same_folds(run, given, manifest)
     names = [f"fold-{fold}" for fold in np.unique(given.folds).tolist()]
     each = {name: weights_of(run, name) for name in names}
