@@ -18,19 +18,18 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models import ResNet
 
 from training import checkpoint, curves
 from training.checkpoint import OnDisk
 from training.config import Recipe
 from training.datasets import StageSet, measure
 from training.learning import Start, learn, starting_weights
-from training.loop import Around, State, Tensors, determinism, phases
+from training.loop import Around, State, Tensors, built, determinism, phases
 from training.range import distances, learn_features
 from training.scoring import pooled_features, score_logits
 from training.statistics.auc import auc
 from training.team import Team
-from worker.cascade import build_network
+from worker.cascade import Network
 from worker.manifest import Preprocessing
 
 RESULT_NAME: Final = "result.safetensors"
@@ -64,7 +63,7 @@ class Part:
 class Result:
     """A trained part: its network and what it says of the cases left aside (m,)."""
 
-    network: ResNet
+    network: Network
     preprocessing: Preprocessing
     logits: NDArray[np.float64]
     distances: NDArray[np.float64]
@@ -215,7 +214,7 @@ def _train(part: Part, team: Team, follow: Follow) -> None:
     spec = measure(data)
     disk = OnDisk(part.folder)
 
-    def judge(network: ResNet) -> float | None:
+    def judge(network: Network) -> float | None:
         if not 0 < part.aside_labels.sum() < len(part.aside_labels):
             return None
         return auc(part.aside_labels, score_logits(network, aside, spec))
@@ -249,9 +248,7 @@ def result_of(part: Part) -> Result | None:
         return None
     tensors, facts = found
     logits, beyond = tensors.pop(LOGITS), tensors.pop(DISTANCES)
-    network = build_network(part.recipe.architecture)
-    network = network.to(memory_format=torch.channels_last)
-    network.load_state_dict(tensors)
+    network = built(part.recipe.architecture, tensors)
     network.eval()
     return Result(
         network=network,

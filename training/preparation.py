@@ -13,7 +13,7 @@ from dicom_node.findings import Stage
 from training import leakage, runs, snapshot, splits
 from training.config import Recipe
 from training.crossval import Cases, Development, cases_of, development
-from training.learning import Start, starting_weights
+from training.learning import Start, pretrained, starting_weights
 from training.parts import ALL, weights_of
 from training.publish import libraries
 from training.runs import Key
@@ -117,7 +117,7 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
     )
     given = development(developing.rows, developing.crops, wish.stage, drawn)
     heldout = _heldout(cohort, wish.stage)
-    origins = _origins(parent, given, heldout)
+    origins = _origins(wish.recipe, parent, given, heldout)
     starting_weights(wish.recipe, origins.of(ALL))  # refuses what does not fit
     key = Key(
         stage=wish.stage,
@@ -178,7 +178,17 @@ def _parent(wish: Wish) -> Path | None:
     return models.folder(wish.out, found[-1].name, found[-1].version)
 
 
-def _origins(parent: Path | None, given: Development, heldout: Cases) -> Origins:
+def _named(recipe: Recipe) -> str:
+    if recipe.init == RANDOM:
+        return "random weights"
+    if recipe.init == PROCEDURAL:
+        return "the shipped trunk, pre-trained on procedural images"
+    return f"{Path(recipe.init).name}, SHA-256 {recipe.init_sha256}"
+
+
+def _origins(
+    recipe: Recipe, parent: Path | None, given: Development, heldout: Cases
+) -> Origins:
     """Return what the networks start from.
 
     Each fold of stage II starts from stage I of the same fold: the network of all
@@ -188,7 +198,7 @@ def _origins(parent: Path | None, given: Development, heldout: Cases) -> Origins
         SettingsError: Stage I saw the held-out cases, or was trained on other folds.
     """
     if parent is None:
-        return Origins("random weights")
+        return Origins(_named(recipe), pretrained(recipe))
     trunk = load_stage(parent, torch.device("cpu"))
     manifest, weights = trunk.manifest, trunk.network.state_dict()
     run = runs.producing(parent.parents[1], manifest.weights_sha256)

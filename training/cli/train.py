@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import execution, parts, snapshot
 from training.config import PRESETS, Recipe
@@ -41,6 +43,11 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--out", type=FOLDER, required=True, help="Folder of models and runs.")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option(
+    "--init",
+    help="Weights to start from: procedural, none, or a ResNet18 file.",
+)
+@click.option("--init-sha256", help="Of that file, which is refused without it.")
 @click.option(
     "--parent", type=FOLDER, help="Folder of the SLN model that NSLN starts from."
 )
@@ -75,6 +82,8 @@ class _Options:
     out: Path
     folds: int
     seed: int
+    init: str | None
+    init_sha256: str | None
     parent: Path | None
     threads: int | None
     workers: int | None
@@ -87,10 +96,19 @@ class _Options:
 
     @property
     def recipe(self) -> Recipe:
-        update = {"seed": self.seed, "threads": self.threads}
-        return PRESETS[self.preset].model_copy(
-            update={name: value for name, value in update.items() if value is not None}
-        )
+        update = {
+            "seed": self.seed,
+            "threads": self.threads,
+            "init": self.init,
+            "init_sha256": self.init_sha256,
+        }
+        said = {name: value for name, value in update.items() if value is not None}
+        try:
+            return Recipe.model_validate(PRESETS[self.preset].model_dump() | said)
+        except ValidationError as error:
+            raise SettingsError(
+                f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}"
+            ) from error
 
     @property
     def wish(self) -> Wish:
