@@ -4,7 +4,7 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import demo_models, evaluate, phantom, pretrain, train
+from training.cli import bench, demo_models, evaluate, phantom, pretrain, train
 
 
 class _Group(click.Group):
@@ -25,5 +25,6 @@ main.add_command(phantom.phantom)
 main.add_command(pretrain.pretrain_command)
 main.add_command(train.train_command)
 main.add_command(evaluate.evaluate_command)
+main.add_command(bench.bench_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
