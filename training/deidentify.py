@@ -18,7 +18,7 @@ from typing import Final
 
 from pydicom import Dataset, FileMetaDataset
 from pydicom.datadict import keyword_for_tag
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
 
 from dicom_node.attributes import frame_header, number, numbers, text, words
 from dicom_node.errors import UnreadableObjectError
@@ -133,7 +133,7 @@ def marked_slice(path: Path, frame: int, identity: Identity) -> Dataset:
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    image.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     _name(image, flat, identity)
     for keyword in TYPE_2:
         if keyword not in image:

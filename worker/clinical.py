@@ -44,6 +44,11 @@ def _flag(text: object) -> object:
     return known.get(text.casefold(), text) if isinstance(text, str) else text
 
 
+def _point(text: object) -> object:
+    """Read a decimal comma; a comma that groups thousands fits no variable here."""
+    return text.replace(",", ".") if isinstance(text, str) else text
+
+
 def _name(text: object) -> object:
     """Read a name whatever its case and blanks: "luminal a" is "luminal A"."""
     if not isinstance(text, str):
@@ -64,10 +69,14 @@ NAMED: Final = BeforeValidator(_name)
 
 Side = Annotated[Literal["L", "R"] | None, NAMED, BLANK]
 Size = Annotated[
-    Annotated[float, Field(gt=0, le=MAX_SIZE_CM, allow_inf_nan=False)] | None, BLANK
+    Annotated[float, Field(gt=0, le=MAX_SIZE_CM, allow_inf_nan=False)] | None,
+    BeforeValidator(_point),
+    BLANK,
 ]
 Age = Annotated[
-    Annotated[float, Field(ge=0, le=MAX_AGE, allow_inf_nan=False)] | None, BLANK
+    Annotated[float, Field(ge=0, le=MAX_AGE, allow_inf_nan=False)] | None,
+    BeforeValidator(_point),
+    BLANK,
 ]
 Menopause = Annotated[Literal["pre", "post"] | None, NAMED, BLANK]
 Histology = Annotated[Literal["ductal", "lobular", "other"] | None, NAMED, BLANK]
