@@ -17,7 +17,7 @@ import json
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,12 +30,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import SettingsError, UnreadableObjectError
 from dicom_node.findings import Stage
-from training import cohort
+from training import cohort, stage_one
 from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
 from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
 from training.row import COLUMNS, cells
+from training.stage_one import StageOne
 
 SNAPSHOT_NAME: Final = "snapshot.json"
 CROPS_NAME: Final = "crops.npz"
@@ -65,6 +66,7 @@ class Snapshot:
 
     `folder` is where the images of the rows are, for whoever reads original pixels.
     `sources` says what it was made from: the database's time, the results.
+    `stage_one` is what the live stage I said of the cases, where it did.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Snapshot:
     synthetic: bool = False
     created_at: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
+    stage_one: Mapping[str, StageOne] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -175,6 +178,7 @@ class About:
     exclusions: tuple[Exclusion, ...] = ()
     synthetic: bool = False
     sources: dict[str, Any] = field(default_factory=dict)
+    stage_one: Mapping[str, StageOne] = field(default_factory=dict)
 
 
 def _looks(folder: Path, rows: Sequence[CohortRow], tick: Tick) -> Iterator[Look]:
@@ -214,6 +218,7 @@ def assemble(
         folder=folder,
         synthetic=about.synthetic,
         sources=about.sources,
+        stage_one=about.stage_one,
     )
 
 
@@ -274,6 +279,9 @@ def _write(draft: Path, found: Snapshot) -> None:
     (draft / COHORT_NAME).write_bytes(table(rows))
     with (draft / CROPS_NAME).open("wb") as stream:
         np.savez(stream, crops=found.crops.crops.numpy(), sides=_sides(found))
+    if found.stage_one:
+        said = [found.stage_one[row.case_id] for row in found.rows]
+        (draft / stage_one.STAGE_ONE_NAME).write_bytes(stage_one.encode(said))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     written = _Written(
         format=FORMAT,
@@ -365,6 +373,7 @@ def _frozen(folder: Path, tick: Tick) -> Snapshot:
         synthetic=written.synthetic,
         created_at=written.created_at,
         sources=written.sources,
+        stage_one=stage_one.read(folder),
     )
 
 

@@ -141,11 +141,8 @@ def changes(now: Pathology, said: Statement) -> dict[str, str]:
     if said.nsln is not None:
         before = now.nsln
         same = before is not None and _same(before, said.nsln)
-        found["nsln"] = (
-            "unchanged"
-            if same
-            else _change(before and before.value.value, said.nsln.value.value)
-        )
+        was = before.value.value if before is not None else None
+        found["nsln"] = "unchanged" if same else _label_change(was)
     for variable, value in said.clinical.items():
         found[variable.value] = _change(now.clinical.get(variable), value)
     return found

@@ -4,7 +4,7 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import demo_models, phantom, train
+from training.cli import cohort, demo_models, phantom, train
 
 
 class _Group(click.Group):
@@ -22,6 +22,7 @@ def main() -> None:
 
 
 main.add_command(phantom.phantom)
+main.add_command(cohort.cohort)
 main.add_command(train.train_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
