@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-from safetensors.torch import save_file
 
 from tests.quick_cohorts import TINY, easy_set
-from training import curves
+from training import checkpoint, curves
 from training.datasets import measure
 from training.learning import starting_weights
 from training.loop import Around, determinism, fit
@@ -27,6 +26,10 @@ class Kept:
         self.curve = state.curve
 
 
+def keep(network, path):
+    checkpoint.write(path, dict(network.state_dict()), {})
+
+
 def main(folder):
     data = easy_set(32, 1)
     spec = measure(data)
@@ -34,12 +37,12 @@ def main(folder):
         start = starting_weights(RECIPE, None)
         kept = Kept()
         network = fit(start, data, spec, RECIPE, Around(team=team, journal=kept))
-        save_file(network.state_dict(), folder / f"{team.rank}.safetensors")
+        keep(network, folder / f"{team.rank}.safetensors")
         if team.leads:
             curves.write(folder / "0.csv", kept.curve)
             alone = Kept()
             network = fit(start, data, spec, RECIPE, Around(journal=alone))
-            save_file(network.state_dict(), folder / "alone.safetensors")
+            keep(network, folder / "alone.safetensors")
             curves.write(folder / "alone.csv", alone.curve)
         team.wait()
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dicom_node.errors import ModelIntegrityError, SettingsError, StateError
 from dicom_node.findings import Stage
 from tests.quick_cohorts import TINY, changed, cohort, run
-from training import curves, execution, parts, runs
+from training import checkpoint, curves, execution, parts, runs
 from training.crossval import cross_fitted
 from training.evaluation import evaluate, subject, subjects
 from training.preparation import Wish, prepare
@@ -155,7 +154,8 @@ def test_two_processes_share_every_batch(tmp_path):
         timeout=300,
     )
     first, second, alone = (
-        load_file(tmp_path / f"{name}.safetensors") for name in ("0", "1", "alone")
+        checkpoint.read(tmp_path / f"{name}.safetensors")[0]
+        for name in ("0", "1", "alone")
     )
 
     for name, tensor in first.items():

@@ -4,7 +4,15 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import demo_models, evaluate, paper, phantom, pretrain, train
+from training.cli import (
+    cohort,
+    demo_models,
+    evaluate,
+    paper,
+    phantom,
+    pretrain,
+    train,
+)
 
 
 class _Group(click.Group):
@@ -24,6 +32,7 @@ def main() -> None:
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
 main.add_command(pretrain.pretrain_command)
+main.add_command(cohort.cohort)
 main.add_command(train.train_command)
 main.add_command(evaluate.evaluate_command)
 main.add_command(demo_models.demo_models)
