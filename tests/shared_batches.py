@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-
 from tests.quick_cohorts import TINY, easy_set
 from training import checkpoint, curves
 from training.datasets import measure
