@@ -11,8 +11,8 @@ from scipy.ndimage import gaussian_filter
 from sklearn.feature_selection import r_regression
 
 from dicom_node.findings import Stage
-from training.baselines import clinical, intensity, patch, radiomics
-from training.baselines.cases import labelled
+from training.baselines import clinical, comparators, intensity, patch, radiomics
+from training.baselines.cases import Cases, labelled, of_folder
 from training.baselines.features import (
     features,
     laplacian_of_gaussian,
@@ -132,8 +132,7 @@ def test_the_patch_of_a_dicom_slice_is_that_in_memory(tmp_path):
     list(writer.write(order, tmp_path / "c"))
     with (tmp_path / "c" / "cohort.csv").open(newline="") as stream:
         row = next(csv.DictReader(stream))
-    box = tuple(float(row[edge]) for edge in ("x0", "y0", "x1", "y1"))
-    stored = patch.read(tmp_path / "c" / row["image"], 1, box)
+    stored = of_folder(tmp_path / "c", [row], {}).patch_of(row)
     law = BY_NAME["ext1"]
     subject = subjects(laws.draw(law, 2, 7), 7, Level.BENCH)[0]
     drawn = patch.of_phantom(subject)
@@ -201,15 +200,16 @@ def test_four_classifiers_are_shown_and_the_best_out_of_fold_leads(scored):
     )
 
 
-def test_radiomics_is_above_clinical_and_below_what_a_network_may_reach(
-    measured, scored
-):
-    """The bench's pin is 0.78; the standard error of 300 cases is 0.03."""
+def test_radiomics_is_above_clinical_and_far_below_the_best_possible(measured, scored):
+    """Fitted on 519 and scored on 3,000, three draws gave 0.81 (SE 0.01).
+
+    The standard error of these 300 cases is 0.03; the bound is two of them above.
+    """
     part = next(m for m in scored if "logistic" in m.about.model).cohort("internal")
     (other,) = clinical.score(measured[0], Stage.SLN)
     area = auc(part.labels, part.probabilities)
 
-    assert 0.66 < area < 0.78 + 2 * 0.03
+    assert 0.66 < area < 0.81 + 2 * 0.03
     assert (
         compare(
             part.labels, part.probabilities, other.cohort("internal").probabilities
@@ -231,3 +231,14 @@ def test_labels_dealt_at_random_are_not_learnt(measured):
         )
 
     assert auc(labels[mine], chances) == pytest.approx(0.5, abs=0.1)
+
+
+def test_all_comparators_come_at_once_and_say_what_is_left_out(measured):
+    cohort = measured[0]
+    rows = [row for row in cohort.rows if row["sln"] == "1"]
+    few = Cases(rows, cohort.fold_of, lambda row: pytest.fail("pixels were read"))
+    found = comparators.score(few, Stage.SLN)
+
+    assert [one.about.model for one in found.models] == ["Radiologists' MRI reports"]
+    assert len(found.left_out) == 2
+    assert "needs 5 of each class" in found.left_out[0]

@@ -6,6 +6,7 @@ The training cohort is scored out of fold; one last fit on all of it scores the 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
-from training.baselines.patch import Patch
+from training.baselines.patch import Patch, read
 from training.scores import (
     INTERNAL,
     TRAINING,
@@ -32,12 +33,24 @@ Fit = Callable[[Rows], Predict]
 DEVELOPMENT: Final = "development"
 HOLDOUT: Final = "holdout"
 SENSITIVITY: Final = 0.9
+MIN_CLASS: Final = 5
+"""Cases of each class outside a fold, below which nothing can be learnt."""
 LABELS: Final = {"0": 0, "1": 1}
 
 
 def no_pixels(row: Row) -> Patch:
     """Refuse to give pixels, for cohorts that are only a table."""
     raise SettingsError(f"{row['case_id']}: this cohort was given without pixels")
+
+
+def of_folder(folder: Path, rows: Sequence[Row], fold_of: Mapping[str, int]) -> "Cases":
+    """Return cases whose slices lie in a cohort's or a snapshot's folder."""
+
+    def patch_of(row: Row) -> Patch:
+        x0, y0, x1, y1 = (float(row[edge]) for edge in ("x0", "y0", "x1", "y1"))
+        return read(folder / row["image"], int(row["frame"]), (x0, y0, x1, y1))
+
+    return Cases(rows, fold_of, patch_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +64,6 @@ class Cases:
     rows: Sequence[Row]
     fold_of: Mapping[str, int]
     patch_of: Callable[[Row], Patch] = no_pixels
-
-    def cohorts(self) -> list[str]:
-        """Return the cohorts as tables list them: training, internal, the others."""
-        names = dict.fromkeys(cohort_of(row) for row in self.rows)
-        first = [name for name in (TRAINING, INTERNAL) if name in names]
-        return first + sorted(name for name in names if name not in first)
 
 
 def cohort_of(row: Row) -> str:
@@ -115,7 +122,7 @@ def labelled(cases: Cases, stage: Stage) -> Labelled:
 
 
 def _demand_both_classes(found: Labelled, stage: Stage) -> None:
-    """Refuse a fold whose complement cannot teach: it has one class only.
+    """Refuse a fold whose complement cannot teach: it lacks cases of a class.
 
     Raises:
         SettingsError: As said; the message counts.
@@ -127,10 +134,10 @@ def _demand_both_classes(found: Labelled, stage: Stage) -> None:
     for fold in numbers:
         kept = found.labels[mine][found.folds[mine] != fold]
         positives = int(kept.sum())
-        if positives in {0, len(kept)}:
+        if min(positives, len(kept) - positives) < MIN_CLASS:
             raise SettingsError(
                 f"{stage}: outside fold {fold} are {positives} positive of {len(kept)} "
-                "cases, so a model cannot be fitted; use fewer folds"
+                f"cases, and a model needs {MIN_CLASS} of each class to be fitted"
             )
 
 

@@ -18,7 +18,7 @@ from training.baselines import logistic
 from training.baselines.cases import Cases, Labelled, Predict, Row, Rows, labelled
 from training.baselines.cases import score as score_by
 from training.scores import Kind, ModelScores, ScoredModel
-from training.statistics.subgroup import LARGE, UNKNOWN, size_class
+from training.statistics.subgroup import LARGE, UNKNOWN, cell, size_class
 from worker.manifest import OperatingThreshold
 
 MODEL: Final = "Clinical model"
@@ -54,19 +54,19 @@ def _size(row: Row) -> float:
 
 
 def _birads(row: Row) -> float:
-    text = row.get("birads", "").strip().upper()
+    text = cell(row, "birads").upper()
     if text == "4":
         return BIRADS_4
     return float(BIRADS.index(text)) if text in BIRADS else np.nan
 
 
 def _age(row: Row) -> float:
-    text = row.get("age", "").strip()
-    return float(text) / 10 if text else np.nan
+    text = cell(row, "age")
+    return np.nan if text == UNKNOWN else float(text) / 10
 
 
 def _choice(column: str, yes: str, no: str) -> Callable[[Row], float]:
-    return lambda row: {yes: 1.0, no: 0.0}.get(row.get(column, "").strip(), np.nan)
+    return lambda row: {yes: 1.0, no: 0.0}.get(cell(row, column), np.nan)
 
 
 SIZE: Final = Variable("size_cm", "MRI size > 2 cm against ≤ 2 cm", _size)
