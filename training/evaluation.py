@@ -20,7 +20,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import leakage, runs
 from training.baselines import cases as baselines
-from training.baselines import clinical, patch, radiologist, radiomics
+from training.baselines import comparators, patch
 from training.crossval import Cases, cases_of
 from training.loop import determinism
 from training.publish import libraries
@@ -49,14 +49,6 @@ THREADS: Final = 1  # a score must not depend on the machine's cores
 
 Tick = Callable[[], None]
 Tell = Callable[[str], None]
-Baseline = Callable[[baselines.Cases, Stage], tuple[ModelScores, ...]]
-
-BASELINES: Final[tuple[Baseline, ...]] = (
-    clinical.score,
-    radiomics.score,
-    radiologist.score,
-)
-"""Every other model of the tables: from cases with their folds to its scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +115,19 @@ def scored(cohort: Snapshot, stage: Stage) -> dict[str, Cases]:
     return found
 
 
+Others = Callable[[Snapshot, Subject, Tick, Tell], tuple[ModelScores, ...]]
+
+
 def count(cohort: Snapshot, given: Sequence[Subject]) -> int:
-    """Return how many crops `score_networks` scores, for a progress bar."""
-    return sum(
-        len(cases)
-        for one in given
-        for cases in scored(cohort, one.manifest.stage).values()
-    )
+    """Return how often `evaluate` ticks, for a progress bar."""
+    total = 0
+    for one in given:
+        stage = one.manifest.stage
+        total += sum(len(cases) for cases in scored(cohort, stage).values())
+        if one.record.key.snapshot_id == cohort.id:
+            labels = [baselines.label_of(row, stage) for row in cohort.cases]
+            total += sum(label >= 0 for label in labels)
+    return total
 
 
 def score_networks(
@@ -222,7 +220,7 @@ def _about(given: Subject) -> ScoredModel:
 
 
 def score_baselines(
-    cohort: Snapshot, given: Subject, tell: Tell
+    cohort: Snapshot, given: Subject, tick: Tick, tell: Tell
 ) -> tuple[ModelScores, ...]:
     """Score the comparators on the folds of a network; they learn from this cohort."""
     folds = read(runs.splits_path(given.run))
@@ -239,29 +237,31 @@ def score_baselines(
         return patch.read(path, int(row["frame"]), (x0, y0, x1, y1))
 
     cases = baselines.Cases(cohort.cases, folds.fold_of, patch_of)
-    found: list[ModelScores] = []
-    for baseline in BASELINES:
-        try:
-            found += baseline(cases, given.manifest.stage)
-        except SettingsError as error:
-            tell(f"{baseline.__module__}, {given.manifest.stage}: {error}")
-    return tuple(found)
+    others = comparators.score(cases, given.manifest.stage, tick)
+    for reason in others.left_out:
+        tell(f"{given.manifest.stage}: {reason}")
+    return others.models
 
 
 def evaluate(
-    cohort: Snapshot, given: Sequence[Subject], tick: Tick, tell: Tell = lambda _: None
+    cohort: Snapshot,
+    given: Sequence[Subject],
+    tick: Tick,
+    tell: Tell = lambda _: None,
+    others: Others = score_baselines,
 ) -> Evaluation:
     """Score every cohort by every model.
 
     Args:
         cohort: All cases, of any role.
         given: A model of each stage, with its run.
-        tick: Called after each crop that a network has scored.
+        tick: Called after each case that a network scored or radiomics measured.
         tell: Called with a sentence about each model that cannot be had.
+        others: Scores what the network of a stage is compared with.
     """
     networks = score_networks(cohort, given, tick)
-    others = tuple(
-        model for one in given for model in score_baselines(cohort, one, tell)
+    compared = tuple(
+        model for one in given for model in others(cohort, one, tick, tell)
     )
     return Evaluation(
         provenance=Provenance(
@@ -274,5 +274,5 @@ def evaluate(
             seeds=tuple(dict.fromkeys(one.record.key.seed for one in given)),
         ),
         cases=cohort.cases,
-        models=(*others, *networks),
+        models=(*compared, *networks),
     )

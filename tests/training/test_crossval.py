@@ -275,12 +275,17 @@ def test_a_manifest_of_a_newer_version_is_refused(tmp_path, done):
         prepare(replace(wish(tmp_path, Stage.NSLN), parent=newer), cohort(), CPU)
 
 
+def nobody(_cohort, _given, _tick, _tell):
+    """The cohorts here have no files, so radiomics has nothing to measure."""
+    return ()
+
+
 def test_an_evaluation_scores_every_cohort_through_the_served_path(
     tmp_path, out, done, second
 ):
     ticks = []
     given = subjects(out)
-    found = evaluate(cohort(), given, lambda: ticks.append(1))
+    found = evaluate(cohort(), given, lambda: ticks.append(1), others=nobody)
     write(tmp_path / "evaluation", found)
     kept = read(tmp_path / "evaluation")
     sln = kept.of(Stage.SLN)[-1]
@@ -305,7 +310,7 @@ def test_an_evaluation_scores_every_cohort_through_the_served_path(
         sln.cohort("internal").labels, sln.cohort("internal").probabilities
     ) == pytest.approx(manifest.auc, abs=1e-9)
     assert len(ticks) == 20 + 6 + 10 + 3
-    again = evaluate(cohort(), given, lambda: None)
+    again = evaluate(cohort(), given, lambda: None, others=nobody)
     for one, other in zip(found.models, again.models, strict=True):
         for part, same in zip(one.cohorts, other.cohorts, strict=True):
             np.testing.assert_array_equal(part.probabilities, same.probabilities)
@@ -314,13 +319,15 @@ def test_an_evaluation_scores_every_cohort_through_the_served_path(
 def test_a_test_case_that_was_learned_from_is_refused(done):
     leaking = changed(cohort(), 44, pixel_sha256=cohort().rows[1].pixel_sha256)
     with pytest.raises(SettingsError, match="learned from case-044"):
-        evaluate(leaking, [subject(done[0].run)], lambda: None)
+        evaluate(leaking, [subject(done[0].run)], lambda: None, others=nobody)
 
 
 def test_another_cohort_has_no_training_row(done):
     other = replace(cohort(), id="f" * 64)
-    found = evaluate(other, [subject(done[0].run)], lambda: None)
+    said = []
+    found = evaluate(other, [subject(done[0].run)], lambda: None, said.append)
     assert [part.cohort for part in found.models[0].cohorts] == ["internal", "ext 2"]
+    assert "no comparators and no training row" in said[0]
 
 
 def test_an_unfinished_run_cannot_be_evaluated(tmp_path):

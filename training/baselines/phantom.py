@@ -14,7 +14,7 @@ from training.baselines.patch import Patch, of_phantom
 from training.phantom import law as laws
 from training.phantom.anatomy import Level, Subject
 from training.phantom.crops import subjects
-from training.phantom.writer import LABELS
+from training.row import WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ def _row(patients: laws.Patients, clinic: laws.Clinic, i: int) -> dict[str, str]
     return {
         "role": patients.law.role,
         "cohort": patients.law.name,
-        "sln": LABELS[int(patients.sln[i])],
-        "nsln": LABELS[int(patients.nsln[i])],
+        "sln": WRITTEN[int(patients.sln[i])],
+        "nsln": WRITTEN[int(patients.nsln[i])],
         "size_cm": f"{patients.size[i]:.2f}",
         "age": str(clinic.age[i]),
         "menopause": "pre" if clinic.premenopausal[i] else "post",
         "birads": laws.BIRADS[clinic.birads[i]],
-        "mri_aln": LABELS[int(clinic.mri_aln[i])],
+        "mri_aln": WRITTEN[int(clinic.mri_aln[i])],
     }
 
 
@@ -64,7 +64,7 @@ def _renders(drawn: Mapping[str, Subject]) -> Callable[[Row], Patch]:
 def _folds(rows: Sequence[Row], folds: int) -> dict[str, int]:
     rng = np.random.default_rng(0)
     fold_of: dict[str, int] = {}
-    for label in LABELS.values():
+    for label in WRITTEN.values():
         mine = [
             row["case_id"]
             for row in rows
