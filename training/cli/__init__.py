@@ -4,7 +4,16 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import bench, demo_models, evaluate, phantom, pretrain, train
+from training.cli import (
+    bench,
+    cohort,
+    demo_models,
+    evaluate,
+    paper,
+    phantom,
+    pretrain,
+    train,
+)
 
 
 class _Group(click.Group):
@@ -21,8 +30,10 @@ def main() -> None:
     """Train and try Sentinode models. Research use only."""
 
 
+main.add_command(paper.paper)
 main.add_command(phantom.phantom)
 main.add_command(pretrain.pretrain_command)
+main.add_command(cohort.cohort)
 main.add_command(train.train_command)
 main.add_command(evaluate.evaluate_command)
 main.add_command(bench.bench_command)
