@@ -10,7 +10,7 @@ from training.learning import starting_weights
 from training.loop import Around, determinism, fit
 from training.team import assemble
 
-RECIPE = TINY.model_copy(update={"epochs": 3})
+RECIPE = TINY.model_copy(update={"epochs": 5, "batch": 32, "rate": 0.01})
 
 
 class Kept:

@@ -151,7 +151,7 @@ def test_two_processes_share_every_batch(tmp_path):
         [*torchrun, "--nproc-per-node", "2", "-m", "tests.shared_batches", tmp_path],
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=600,
     )
     first, second, alone = (
         checkpoint.read(tmp_path / f"{name}.safetensors")[0]
@@ -166,7 +166,7 @@ def test_two_processes_share_every_batch(tmp_path):
     ]
     assert losses[0][-1] < losses[0][0]
     # The same cases in the same order; only the batch norms see half a batch.
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.2)
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.1)
     assert set(first) == set(alone)
 
 
