@@ -271,7 +271,7 @@ def test_a_manifest_of_a_newer_version_is_refused(tmp_path, done):
     manifest = newer / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text.replace('"format_version": 3', '"format_version": 99'))
-    with pytest.raises(SettingsError, match="format_version"):
+    with pytest.raises(SettingsError, match="has format 99"):
         prepare(replace(wish(tmp_path, Stage.NSLN), parent=newer), cohort(), CPU)
 
 
