@@ -44,6 +44,9 @@ from dicom_node.tables import (
 CONTRADICTIONS: Final = frozenset({Reason.DUPLICATE_DIFFERS, Reason.PATIENT_MISMATCH})
 """Reasons to hold a study that no object and no program can end, only a person."""
 
+FROZEN: Final = CONTRADICTIONS | {Reason.BY_HAND}
+"""Reasons for which nothing of a study leaves: what waits to be sent waits on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
@@ -165,7 +168,7 @@ def hold_conflicting(session: Session, study: StudyRow, at: datetime) -> bool:
         return False
     study.state = StudyState.HELD
     study.reason, study.detail = found
-    _forget_queue(study)
+    forget_queue(study)
     add_event(session, study.study_uid, "held", f"{found[0]}: {found[1]}", at)
     return True
 
@@ -222,12 +225,15 @@ def accept_contradiction(session: Session, uid: StudyUid, at: datetime) -> None:
     )
 
 
-def contradicts(study_uid: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a column or a value
-    """Return the condition that a study contradicts itself, or is held for that."""
+def is_frozen(study_uid: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a column or a value
+    """Return the condition that nothing of a study may leave.
+
+    It contradicts itself, or is held for that, or a person has stopped it.
+    """
     is_held = exists().where(
         StudyRow.study_uid == study_uid,
-        StudyRow.state == StudyState.HELD,
-        StudyRow.reason.in_(CONTRADICTIONS),
+        StudyRow.state.in_((StudyState.HELD, StudyState.IGNORED)),
+        StudyRow.reason.in_(FROZEN),
     )
     has_conflict = exists().where(
         ConflictRow.study_uid == study_uid, ConflictRow.resolved_at.is_(None)
@@ -362,22 +368,26 @@ def complete_due(session: Session, at: datetime, limit: int = 100) -> list[Study
     return queued
 
 
-def queue(session: Session, study: StudyRow, why: str, at: datetime) -> None:
-    """Move a locked study to `queued`, to be announced."""
+def queue(
+    session: Session, study: StudyRow, why: str, at: datetime, *, bulk: bool = False
+) -> None:
+    """Move a locked study to `queued`, to be announced; `bulk` work lets other pass."""
     study.state = StudyState.QUEUED
     study.reason = study.detail = None
-    _forget_queue(study)
+    forget_queue(study)
     study.queued_at = at
+    study.bulk = bulk
     add_event(session, study.study_uid, "queued", why, at)
 
 
 def wake(session: Session, study: StudyRow, why: str, at: datetime) -> None:
     """Let something new that is no object of a locked study change its outcome.
 
-    A study that receives or is queued will take it in. One whose objects contradict
-    waits for a person. A worker that has the study loses it.
+    A study that receives or is queued will take it in. One whose objects contradict,
+    or that a person stopped, waits for a person. A worker that has the study loses it.
     """
     waiting = study.state in {StudyState.RECEIVING, StudyState.QUEUED}
+    waiting = waiting or study.reason is Reason.BY_HAND
     study.revision += 1
     if waiting or contradiction(session, StudyUid(study.study_uid)) is not None:
         add_event(session, study.study_uid, "noted", why, at)
@@ -412,7 +422,8 @@ def _is_long_past(at: datetime) -> Any:  # noqa: ANN401 - an SQL expression
     return StudyRow.quiet_until <= at - ABANDONED_AFTER
 
 
-def _forget_queue(study: StudyRow) -> None:
+def forget_queue(study: StudyRow) -> None:
+    """End the place in the queue, and any claim, of a locked study."""
     study.queued_at = study.announced_at = None
     study.claim_token = study.claimed_by = study.lease_until = None
     study.attempts = 0
@@ -560,9 +571,12 @@ def _receive(
     study.received_at = min(study.received_at, *(each.received_at for each in arrivals))
     study.instances += len(arrivals)
     study.revision += len(arrivals)
-    if study.state is not StudyState.RECEIVING:
+    if study.reason is Reason.BY_HAND:
+        detail = f"{len(arrivals)} new object(s) arrived; a person stopped the study"
+        add_event(session, study.study_uid, "noted", detail, at)
+    elif study.state is not StudyState.RECEIVING:
         detail = f"{len(arrivals)} new object(s) arrived while {study.state}"
         study.state = StudyState.RECEIVING
         study.reason = study.detail = None
-        _forget_queue(study)
+        forget_queue(study)
         add_event(session, study.study_uid, "reopened", detail, at)

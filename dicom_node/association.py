@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
@@ -24,12 +24,13 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
 
 
-def associate(
+def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     peer: Peer,
     calling_aet: str,
     contexts: Sequence[PresentationContext],
     timeout: float,
     handlers: Sequence[EventHandlerType] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
     """Open an association.
 
@@ -50,6 +51,7 @@ def associate(
             ae_title=peer.ae_title,
             max_pdu=MAX_PDU,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
+            ext_neg=list(roles),
         )
     except (OSError, RuntimeError) as error:  # its name does not resolve, for one
         raise PeerUnavailableError(f"{peer} cannot be reached") from error

@@ -3,6 +3,7 @@
 Part of the outbox; import its names from `dicom_node.outbox`. Nothing is changed here.
 """
 
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -152,6 +153,28 @@ def variant(
         )
     )
     return None if row is None else _document_record(row)
+
+
+def due_values(
+    study_uid: str,
+    result_id: str,
+    sop_instance_uid: str,
+    destination: str,
+    at: datetime,
+) -> dict[str, Any]:
+    """Return the columns of a fresh delivery of one document to one destination."""
+    return {
+        "delivery_id": str(uuid.uuid4()),
+        "sop_instance_uid": sop_instance_uid,
+        "study_uid": study_uid,
+        "result_id": result_id,
+        "destination": destination,
+        "state": DeliveryState.DUE,
+        "attempts": 0,
+        "created_at": at,
+        "due_since": at,
+        "next_attempt_at": at,
+    }
 
 
 def sending_order(document: type[DocumentRow]) -> ColumnElement[int]:

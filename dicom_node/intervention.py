@@ -4,20 +4,32 @@ Part of the outbox; import its names from `dicom_node.outbox`. Each intervention
 written into the study's history, with who it was.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.arrivals import add_event
-from dicom_node.deliveries import with_document
+from dicom_node.db import insert_missing
+from dicom_node.deliveries import due_values, with_document
+from dicom_node.destination import Destination
 from dicom_node.errors import DeliveryNotFoundError, DeliveryStateError
 from dicom_node.tables import DeliveryRow, DeliveryState, DocumentRow
 
 REVIVABLE: Final = frozenset(
     {DeliveryState.FAILED, DeliveryState.DUE, DeliveryState.CANCELLED}
 )
+_AGAIN: Final = {
+    "state": DeliveryState.DUE,
+    "attempts": 0,
+    "announced_at": None,
+    "commitment": None,
+    "commitment_at": None,
+    "commitment_tries": 0,
+    "resends": 0,
+}
 CANCELLABLE: Final = frozenset({DeliveryState.FAILED, DeliveryState.DUE})
 
 
@@ -45,22 +57,57 @@ def retry(
     revived = session.scalars(
         update(DeliveryRow)
         .where(chosen, DeliveryRow.state.in_(REVIVABLE))
-        .values(
-            state=DeliveryState.DUE,
-            attempts=0,
-            due_since=at,
-            next_attempt_at=at,
-            announced_at=None,
-            commitment=None,
-            commitment_at=None,
-            commitment_tries=0,
-            resends=0,
-        )
+        .values(**_AGAIN, due_since=at, next_attempt_at=at)
         .returning(DeliveryRow.delivery_id)
     ).all()
     for each in revived:
         _audit(session, each, "delivery retried", by, at)
     return list(revived)
+
+
+def resend(
+    session: Session,
+    result_id: str,
+    more: Sequence[Destination],
+    by: str,
+    at: datetime,
+) -> int:
+    """Send the documents of a result again, whatever became of them before.
+
+    The bytes are those that were frozen: an archive that has them recognises the SOP
+    Instance UIDs. They go where they went, and to `more`; what is being sent now is
+    left alone.
+
+    Returns:
+        How many deliveries are due now.
+    """
+    documents = session.scalars(
+        select(DocumentRow).where(
+            DocumentRow.result_id == result_id, DocumentRow.variant_of.is_(None)
+        )
+    ).all()
+    insert_missing(
+        session,
+        DeliveryRow,
+        [
+            due_values(one.study_uid, result_id, one.sop_instance_uid, name, at)
+            for one in documents
+            for name in map(str, more)
+        ],
+        "delivery_id",
+    )
+    again = session.scalars(
+        update(DeliveryRow)
+        .where(
+            DeliveryRow.result_id == result_id,
+            or_(DeliveryRow.lease_until.is_(None), DeliveryRow.lease_until <= at),
+        )
+        .values(**_AGAIN, due_since=at, next_attempt_at=at)
+        .returning(DeliveryRow.delivery_id)
+    ).all()
+    for each in again:
+        _audit(session, each, "delivery repeated", by, at)
+    return len(again)
 
 
 def cancel(session: Session, delivery_id: str, at: datetime, by: str) -> None:

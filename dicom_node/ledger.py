@@ -211,13 +211,14 @@ def complete(session: Session, uid: StudyUid, at: datetime) -> None:
     queue(session, study, "complete: said by hand", at)
 
 
-def requeue(
+def requeue(  # noqa: PLR0913 - what is said of one study, in one call
     session: Session,
     uid: StudyUid,
     at: datetime,
     why: str,
     *,
     resolve_conflicts: bool = False,
+    bulk: bool = False,
 ) -> None:
     """Queue a study again.
 
@@ -228,6 +229,7 @@ def requeue(
         why: One sentence for the study's history.
         resolve_conflicts: A person has looked at what contradicts, and takes the
             first object that came under each UID. What comes later contradicts anew.
+        bulk: One of many: it lets other work pass.
 
     Raises:
         StudyNotFoundError: There is no such study.
@@ -247,7 +249,7 @@ def requeue(
         accept_contradiction(session, uid, at)
         why = f"{why}; accepted: {found[1]}"
     study.revision += 1
-    queue(session, study, why, at)
+    queue(session, study, why, at, bulk=bulk)
 
 
 def accept(
@@ -295,13 +297,14 @@ def end_waivers(session: Session, uid: StudyUid, by: str, at: datetime) -> None:
     waivers.end(session, _locked(session, uid), by, at)
 
 
-def unannounced(
+def unannounced(  # noqa: PLR0913 - which studies, and how long one waits
     session: Session,
     at: datetime,
     resend_after: timedelta,
     limit: int,
     *,
     counted: bool = False,
+    bulk: bool = False,
 ) -> list[StudyUid]:
     """Return queued studies without a message, or with one that seems lost.
 
@@ -311,12 +314,14 @@ def unannounced(
         resend_after: How long a message is waited for.
         limit: How many studies at most.
         counted: Leave out those whose counts the archive has not confirmed.
+        bulk: Those that let other work pass, instead of the others.
     """
     ready = (~needs_count(),) if counted else ()
     found = session.scalars(
         select(StudyRow.study_uid)
         .where(
             StudyRow.state == StudyState.QUEUED,
+            StudyRow.bulk.is_(bulk),
             *ready,
             or_(
                 StudyRow.announced_at.is_(None),

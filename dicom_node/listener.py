@@ -19,7 +19,6 @@ from typing import Final, cast
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association as Connection
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
@@ -32,20 +31,18 @@ from dicom_node.completion import QuietPeriods
 from dicom_node.db import Clock, Sessions, now
 from dicom_node.errors import LedgerUnavailableError, SpoolFullError
 from dicom_node.intake import (
-    CANNOT_UNDERSTAND,
     OUT_OF_RESOURCES,
     PROCESSING_FAILURE,
-    SOP_CLASS_NOT_SUPPORTED,
     SUCCESS,
     Intake,
     StoreRefusedError,
-    StoreRequest,
 )
 from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.spool import Spool
+from dicom_node.storage import request_of
 from dicom_node.study import StudyUid
 
 log = logging.getLogger(__name__)
@@ -334,7 +331,8 @@ class Listener:
 
     def _store(self, event: Event, stores: Stores) -> None:
         self._recorder.require_ready()
-        intake, request = cast("Intake", self._intake), _request(event, stores)
+        intake = cast("Intake", self._intake)
+        request = request_of(event, stores.association.calling_ae)
         kept = intake.keep(request)
         instance = kept.instance if isinstance(kept, Conflict) else kept
         if instance.study_uid in stores.carried:
@@ -367,22 +365,6 @@ def _bound_pdus(connection: Connection, max_bytes: int) -> None:
         return receive(nr_bytes)
 
     transport.recv = bounded  # type: ignore[method-assign] # no event comes that early
-
-
-def _request(event: Event, stores: Stores) -> StoreRequest:
-    request = cast("C_STORE", event.request)
-    if request.AffectedSOPClassUID != event.context.abstract_syntax:
-        text = "the SOP class is not that of the presentation context"
-        raise StoreRefusedError(SOP_CLASS_NOT_SUPPORTED, text)
-    if request.DataSet is None:
-        raise StoreRefusedError(CANNOT_UNDERSTAND, "there is no data set")
-    return StoreRequest(
-        sop_class_uid=str(request.AffectedSOPClassUID),
-        sop_instance_uid=str(request.AffectedSOPInstanceUID),
-        transfer_syntax_uid=str(event.context.transfer_syntax),
-        calling_ae=stores.association.calling_ae,
-        dataset=request.DataSet,
-    )
 
 
 def _refuse(stores: Stores, status: int, why: str) -> int:

@@ -27,13 +27,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.arrivals import contradicts
+from dicom_node.arrivals import is_frozen
 from dicom_node.db import insert_missing
 from dicom_node.deliveries import (
     DeliveryRecord,
     DocumentRecord,
     deliveries,
     documents,
+    due_values,
     lookup,
     sending_order,
     variant,
@@ -41,7 +42,7 @@ from dicom_node.deliveries import (
 )
 from dicom_node.destination import Destination
 from dicom_node.findings import Document
-from dicom_node.intervention import cancel, retry
+from dicom_node.intervention import cancel, resend, retry
 from dicom_node.study import SopInstanceUid, StudyUid
 from dicom_node.tables import (
     DeliveryRow,
@@ -69,6 +70,7 @@ __all__ = [
     "is_uncommitted",
     "lookup",
     "release_all",
+    "resend",
     "retry",
     "sent",
     "serialize",
@@ -128,7 +130,9 @@ def enqueue(  # noqa: PLR0913, PLR0917 - one result on its way, in one call
         session,
         DeliveryRow,
         [
-            _delivery_values(study_uid, result_id, document, str(destination), at)
+            due_values(
+                study_uid, result_id, document.sop_instance_uid, str(destination), at
+            )
             for destination in destinations
             for document, _ in documents
         ],
@@ -348,7 +352,7 @@ def _is_ready(at: datetime) -> tuple[ColumnElement[bool], ...]:
         DeliveryRow.state == DeliveryState.DUE,
         DeliveryRow.next_attempt_at <= at,
         or_(DeliveryRow.lease_until.is_(None), DeliveryRow.lease_until <= at),
-        ~contradicts(DocumentRow.study_uid),
+        ~is_frozen(DocumentRow.study_uid),
         ~_must_wait(at),
     )
 
@@ -408,27 +412,6 @@ def _document_values(
         "path": path.as_posix(),
         "size": len(document.content),
         "created_at": at,
-    }
-
-
-def _delivery_values(
-    study_uid: StudyUid,
-    result_id: str,
-    document: Document,
-    destination: str,
-    at: datetime,
-) -> dict[str, Any]:
-    return {
-        "delivery_id": str(uuid.uuid4()),
-        "sop_instance_uid": document.sop_instance_uid,
-        "study_uid": study_uid,
-        "result_id": result_id,
-        "destination": destination,
-        "state": DeliveryState.DUE,
-        "attempts": 0,
-        "created_at": at,
-        "due_since": at,
-        "next_attempt_at": at,
     }
 
 

@@ -12,14 +12,14 @@ raw data there, and objects that only we have, never make the two disagree.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
 from pydicom import Dataset
 from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
+from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.association import associate, end, status_of
 from dicom_node.attributes import number, text
@@ -92,20 +92,26 @@ class Archive:
 
 
 @contextmanager
-def querying(peer: Peer, calling_aet: str, timeout: float) -> Iterator[Archive]:
+def querying(
+    peer: Peer,
+    calling_aet: str,
+    timeout: float,
+    more: Sequence[PresentationContext] = (),
+) -> Iterator[Archive]:
     """Open an association for queries and end it afterwards.
 
     Args:
         peer: The archive's query application entity.
         calling_aet: Our AE title.
         timeout: Seconds to wait for the association, and for each query to end.
+        more: What else the association is for.
 
     Raises:
         PeerUnavailableError: No association.
         PeerRejectedError: The peer answers no queries.
     """
     context = build_context(FIND, list(UNCOMPRESSED))
-    association = associate(peer, calling_aet, [context], timeout)
+    association = associate(peer, calling_aet, [context, *more], timeout)
     try:
         yield Archive(peer, association, timeout)
     finally:
@@ -174,22 +180,33 @@ def _find(
     archive: Archive, uid: StudyUid, level: str, **keys: str
 ) -> Iterator[Dataset]:
     """Yield the matches of one query; answers about another study are left out."""
+    if level != "STUDY":
+        keys = {"SeriesInstanceUID": "", **keys}
+    for match in find(archive, level, StudyInstanceUID=uid, **keys):
+        if text(match, "StudyInstanceUID") in {uid, ""}:
+            yield match
+
+
+def find(archive: Archive, level: str, **keys: str) -> Iterator[Dataset]:
+    """Yield the matches of one query (PS3.4 C.4.1); keys are attribute keywords.
+
+    Raises:
+        PeerUnavailableError: No answer in time, or the archive is out of resources.
+        PeerRejectedError: The archive cannot process the query.
+    """
     query = Dataset()
     query.QueryRetrieveLevel = level
-    query.StudyInstanceUID = uid
-    if level != "STUDY":
-        query.SeriesInstanceUID = ""
     for keyword, value in keys.items():
         setattr(query, keyword, value)
     until = time.monotonic() + archive.timeout
     for answers, (status, match) in enumerate(_responses(archive, query)):
         if status not in PENDING:
-            _judge(archive.peer, status)
+            judge(archive.peer, status)
             return
         if answers >= MAX_MATCHES or time.monotonic() > until:
             archive.association.abort()
             raise PeerUnavailableError(f"{archive.peer} does not come to an end")
-        if match is not None and text(match, "StudyInstanceUID") in {uid, ""}:
+        if match is not None:
             yield match
 
 
@@ -204,7 +221,13 @@ def _responses(
         raise PeerUnavailableError(f"{peer} takes no query now") from error
 
 
-def _judge(peer: Peer, status: int | None) -> None:
+def judge(peer: Peer, status: int | None) -> None:
+    """Raise what a final status of a query or retrieval means, if it is no success.
+
+    Raises:
+        PeerUnavailableError: There was no answer, or the archive has no resources.
+        PeerRejectedError: Any other failure.
+    """
     if status is None:
         raise PeerUnavailableError(f"{peer} did not answer the query")
     if status == OUT_OF_RESOURCES:

@@ -34,12 +34,14 @@ class Rules:
     """What a site may decide about the choice of a slice.
 
     `require_phase` holds a study whose only phase is the marked one; `overlays` says
-    that regions in overlay planes count as marks.
+    that regions in overlay planes count as marks. `phase`, where a site sets it, takes
+    the place of the one that the model was trained on.
     """
 
     require_phase: bool = False
     readers: ReaderPolicy = "hold"
     overlays: bool = False
+    phase: str | None = None
 
 
 DEFAULT_RULES: Final = Rules()
@@ -108,6 +110,7 @@ def explain(
 
     Takes what `select` takes, and never raises what that raises: it is in `stop`.
     """
+    phase = rules.phase or phase
     empty = Explanation(phase, (), reading.refused, reading.key_images)
     unread = tuple(f"Not readable: {one}." for one in objects.unreadable)
     stop = _not_for_us(objects)

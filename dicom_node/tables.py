@@ -7,7 +7,7 @@ the Patient ID, `issuer_key` one of issuer and Patient ID where an issuer is nam
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.db import Base
@@ -28,6 +28,13 @@ class DeliveryState(StrEnum):
     COMMITTED = "committed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class Pausable(StrEnum):
+    """A queue that a person can pause."""
+
+    ANALYSIS = "analysis"
+    DELIVERY = "delivery"
 
 
 class CommitmentState(StrEnum):
@@ -51,7 +58,8 @@ class StudyRow(Base):
     `revision` grows with each instance that may change the outcome; a claim is
     valid while `claim_token` is unchanged. `announced_at` is the time of the last
     queue message, None when there is none. `purge_begun_at` is set while files are
-    being removed, so that what a dead process began is finished.
+    being removed, so that what a dead process began is finished. `bulk` work is
+    announced only while little other work waits.
     """
 
     __tablename__ = "study"
@@ -80,6 +88,20 @@ class StudyRow(Base):
     claimed_by: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     purge_begun_at: Mapped[datetime | None]
+    bulk: Mapped[bool] = mapped_column(server_default=false())
+
+
+class PauseRow(Base):
+    """One turn of the switch of a queue; the newest row of a queue counts."""
+
+    __tablename__ = "pause"
+
+    pause_id: Mapped[int] = mapped_column(primary_key=True)
+    queue: Mapped[Pausable] = mapped_column(index=True)
+    paused: Mapped[bool]
+    note: Mapped[str] = mapped_column(Text)
+    set_by: Mapped[str]
+    set_at: Mapped[datetime]
 
 
 class InstanceRow(Base):

@@ -172,12 +172,7 @@ def _part(
 
 
 def _check_unseen(given: Subject, oof: OutOfFold, cases: Cases) -> None:
-    seen = set(oof.pixels) - {""}
-    both = [
-        case_id
-        for case_id, pixels in zip(cases.case_ids, cases.pixels, strict=True)
-        if pixels in seen
-    ]
+    both = leakage.learned(cases.case_ids, cases.pixels, oof.pixels)
     if both:
         raise SettingsError(
             f"{given.manifest.reference} learned from {leakage.named(both)}, which "

@@ -5,7 +5,7 @@ well. Every guard raises before anything is trained and names the cases, never a
 patient.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 
@@ -78,6 +78,16 @@ def check_apart(groups: Mapping[str, str], parts: Mapping[str, str], what: str) 
                 f"{known} ({parts[known]}) and {case_id} ({parts[case_id]}) {what}: "
                 "what is learned from one would be tested on the other; leave one out"
             )
+
+
+def learned(
+    case_ids: Sequence[str], pixels: Sequence[str], seen: Collection[str]
+) -> list[str]:
+    """Return the cases whose pixels are among those that a network has seen."""
+    known = set(seen) - {""}
+    return [
+        case_id for case_id, one in zip(case_ids, pixels, strict=True) if one in known
+    ]
 
 
 def check_contrast(case_ids: Sequence[str], crops: torch.Tensor) -> None:

@@ -204,11 +204,7 @@ def _origins(
         words = f"{manifest.reference}, for every fold: taken to have seen none of them"
         return Origins(words, weights, parent=manifest)
     seen = set(runs.read_oof(run).pixels)
-    both = [
-        case_id
-        for case_id, pixels in zip(heldout.case_ids, heldout.pixels, strict=True)
-        if pixels in seen
-    ]
+    both = leakage.learned(heldout.case_ids, heldout.pixels, seen)
     if both:
         raise SettingsError(
             f"{manifest.reference} was trained on {leakage.named(both)}, which are "

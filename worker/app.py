@@ -6,9 +6,10 @@ delivered twice or arrive late: the claim in the ledger decides.
 
 import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from celery import Celery
+from kombu import Connection, Queue
 from kombu.exceptions import OperationalError
 
 from worker import queues
@@ -80,6 +81,18 @@ def create_app(settings: WorkerSettings) -> Celery:
 def answering(app: Celery, timeout: float) -> list[str]:
     """Return the names of the workers that answer a ping within so many seconds."""
     return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
+
+
+def waiting(connection: Connection, queue: str) -> int:
+    """Return how many messages a queue holds; a queue that is not there holds none."""
+    try:
+        # A channel of its own: a broker may close it to say that there is no queue.
+        with connection.channel() as channel:
+            bound = Queue(queue, channel=channel)
+            declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
+            return int(declared.message_count)
+    except connection.channel_errors:
+        return 0
 
 
 def announce_deliveries(app: Celery, destinations: Iterable[str]) -> None:

@@ -32,7 +32,7 @@ class SiteThreshold:
 
 @dataclass(frozen=True, slots=True)
 class PriorResult:
-    """The newest result of a case, and whether it must be computed anew.
+    """The newest result of a case, and whether it must be computed or written anew.
 
     `report` is the absolute path of its SR, which the next version points to. `kept`
     is what was chosen then, on the slice that was kept; looked up when the images
@@ -48,6 +48,7 @@ class PriorResult:
     slnd: SlndResult | None
     report: Path | None
     kept: Selection | None = None
+    rewrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ Callers own the transaction. Rows stay inside; values go out.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Final
+from typing import Any, Final, cast
 
-from sqlalchemy import desc, func, select, update
+from sqlalchemy import CursorResult, desc, func, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import __version__
@@ -116,6 +116,7 @@ class CaseRecord:
     laterality: Laterality
     pathway: Pathway
     stale: bool
+    rewrite: bool
     studied_on: date | None
     opened_at: datetime
     results: tuple[ResultRecord, ...]
@@ -164,7 +165,7 @@ def record(session: Session, study_uid: StudyUid, analyzed: AnalyzedCase) -> Non
         session.add(row)
     row.pathway = finding.pathway
     row.result_id = finding.result_id
-    row.stale = False
+    row.stale = row.rewrite = False
     row.studied_on = analyzed.studied_on or row.studied_on
     row.updated_at = finding.created_at
     session.flush()
@@ -306,6 +307,13 @@ def results(
     return _records(session, session.scalars(query.limit(limit)).all())
 
 
+def of_ids(session: Session, result_ids: Sequence[str]) -> list[ResultRecord]:
+    """Return the results of these identifiers, oldest first."""
+    query = select(ResultRow).where(ResultRow.result_id.in_(result_ids))
+    rows = session.scalars(query.order_by(ResultRow.created_at, ResultRow.version))
+    return _records(session, rows.all())
+
+
 def result(session: Session, result_id: str) -> ResultRecord:
     """Return one result.
 
@@ -335,6 +343,7 @@ def cases(session: Session, study_uid: str) -> list[CaseRecord]:
             laterality=row.laterality,
             pathway=row.pathway,
             stale=row.stale,
+            rewrite=row.rewrite,
             studied_on=row.studied_on,
             opened_at=row.opened_at,
             results=tuple(sorted(by_case[row.case_id], key=lambda one: one.version)),
@@ -345,10 +354,17 @@ def cases(session: Session, study_uid: str) -> list[CaseRecord]:
 
 def mark_stale(session: Session, study_uid: str) -> int:
     """Ask for a new version of every case of a study; return how many there are."""
-    rows = session.scalars(select(CaseRow).where(CaseRow.study_uid == study_uid)).all()
-    for row in rows:
-        row.stale = True
-    return len(rows)
+    return _mark(session, study_uid, stale=True)
+
+
+def mark_rewrite(session: Session, study_uid: str) -> int:
+    """Ask for every report of a study to be written anew, its numbers as they stand."""
+    return _mark(session, study_uid, rewrite=True)
+
+
+def _mark(session: Session, study_uid: str, **flags: bool) -> int:
+    marked = update(CaseRow).where(CaseRow.study_uid == study_uid).values(**flags)
+    return cast("CursorResult[Any]", session.execute(marked)).rowcount
 
 
 def record_slnd(  # noqa: PLR0913, PLR0917 - the columns of one row

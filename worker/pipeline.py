@@ -224,7 +224,7 @@ class _Case:
 
 def _is_current(case: _Case) -> bool:
     prior = case.reusable
-    return prior is not None and prior.slnd == case.slnd
+    return prior is not None and not prior.rewrite and prior.slnd == case.slnd
 
 
 def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase:

@@ -47,7 +47,7 @@ def selections(
 
     Returns:
         One selection for each side with another dissection result than its newest
-        version, or that is to be computed anew; none when every result stands.
+        version, or that is to be computed or written anew; none when all stand.
 
     Raises:
         StudyHeldError: `images_purged`: the images are needed.
@@ -55,7 +55,7 @@ def selections(
     due = {
         side: prior
         for side, prior in sorted(priors.items())
-        if prior.stale or prior.slnd != slnd.get(side)
+        if prior.stale or prior.rewrite or prior.slnd != slnd.get(side)
     }
     if not due:
         _hold_what_came_late(priors, late)

@@ -59,6 +59,8 @@ class WorkerSettings(NodeSettings):
     Redis-compatible URL is accepted. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
+    `bulk_ahead` is how many studies of a bulk reprocessing may wait before a live one;
+    twice the analysis processes of all hosts keep them busy.
     `query` is the archive's query/retrieve AE, whose counts must agree with ours before
     a study is analysed; unset, nobody is asked. `complete_early` ends the wait for a
     study as soon as the rectangle and the phases that the model needs are there.
@@ -66,8 +68,9 @@ class WorkerSettings(NodeSettings):
     `device_uid` signs every report; unset, it is derived from the patient key, which
     all processes of an installation share. `station` is printed in reports.
     `roi_overlays` takes regions drawn in overlay planes of the images for rectangles.
-    `require_phase` holds a study whose marked phase is its only one; `readers` says
-    what becomes of two readers who agree but for the edges of their rectangles.
+    `routing` is a file of rules (see `dicom_node.routing`); it is read anew when it
+    changes. `require_phase` holds a study whose marked phase is its only one; `readers`
+    says what becomes of two readers who agree but for the edges of their rectangles.
 
     `itc_is_positive` is the site's rule for isolated tumour cells; `stage_two` says
     whether stage II waits for the dissection. A result that comes without a study
@@ -96,12 +99,14 @@ class WorkerSettings(NodeSettings):
     query: PeerText | None = None
     query_timeout: timedelta = timedelta(seconds=10)
     complete_early: bool = True
+    bulk_ahead: int = Field(default=8, ge=1)
     max_attempts: int = Field(default=3, ge=1)
     retention_days: float | None = Field(default=None, gt=0)
     device_uid: str | None = Field(default=None, pattern=rf"^{UID_PATTERN.pattern}$")
     station: str | None = None
     roi_overlays: bool = False
     require_phase: bool = False
+    routing: Path | None = None
     readers: Literal["hold", "mean"] = "hold"
     outputs: Annotated[tuple[Output, ...], NoDecode, Listed] = DEFAULT_OUTPUTS
     itc_is_positive: bool = False

@@ -6,7 +6,7 @@ Results and pathology are append-only: a correction is a new row.
 from datetime import date, datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.db import Base
@@ -30,7 +30,8 @@ ID = String(36)
 class CaseRow(Base):
     """One patient, one side, one study; `result_id` names its newest result.
 
-    `stale` asks for a new version although the input is unchanged (reprocessing).
+    `stale` asks for a new version although the input is unchanged (reprocessing),
+    `rewrite` for one with the numbers as they stand: documents written anew.
     `studied_on` is the day of the MRI as its header has it; pathology comes later.
     """
 
@@ -43,6 +44,7 @@ class CaseRow(Base):
     pathway: Mapped[Pathway]
     result_id: Mapped[str] = mapped_column(ID)
     stale: Mapped[bool]
+    rewrite: Mapped[bool] = mapped_column(server_default=false())
     studied_on: Mapped[date | None]
     opened_at: Mapped[datetime]
     updated_at: Mapped[datetime]

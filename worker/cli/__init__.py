@@ -16,20 +16,27 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
 
 COMMANDS: Final = {
+    "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
     "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
     "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),
+    "fetch": ("worker.cli.fetch", "Get studies from an archive."),
+    "import": ("worker.cli.importing", "Take in DICOM files and media."),
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
     "pathology": (
         "worker.cli.pathology",
         "Import labels and clinical variables for training.",
     ),
+    "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
+    "rules": ("worker.cli.rules", "Try routing rules before they count."),
+    "selftest": ("worker.cli.selftest", "A synthetic study through the live system."),
     "send": ("worker.cli.send", "Send DICOM files to any application entity."),
     "slnd": ("worker.cli.slnd", "Record results of dissection, list and import them."),
-    "studies": ("worker.cli.studies", "Find studies, complete or requeue them."),
+    "stats": ("worker.cli.stats", "What was done in the last days."),
+    "studies": ("worker.cli.studies", "Find, complete, stop and reprocess studies."),
     "up": ("worker.cli.up", "Run broker, listener and workers in one process tree."),
 }
 

@@ -22,7 +22,7 @@ from dicom_node.selection import DEFAULT_PHASE, explain
 from worker import manifest, models, outcomes
 from worker.cli.context import Site, print_table, rfc3339
 from worker.marked import read_marked
-from worker.rules import site_rules
+from worker.rules import route, site_rules
 
 EDGES: Final = ("x0", "y0", "x1", "y1")
 
@@ -46,7 +46,7 @@ def tell(session: Session, record: StudyRecord, site: Site) -> Told:
     ]
     files = [replace(one, path=site.spool.absolute(one.path)) for one in stored]
     kept = [one for one in files if one.path.exists()]
-    rules = site_rules(site.settings)
+    rules = site_rules(site.settings, route(site.settings, record.calling_ae, kept))
     objects, reading = read_marked(kept, ledger.manual_rois(session, uid), rules)
     objects = _with_gone(objects, len(files) - len(kept), len(files))
     accepted = ledger.waived(session, uid)

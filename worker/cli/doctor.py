@@ -15,7 +15,7 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import retrieve, schema, sender, stow
+from dicom_node import pauses, retrieve, schema, sender, stow
 from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
@@ -84,6 +84,15 @@ def _workers(site: Site) -> str:
     if not any(name.startswith("analysis@") for name in names):
         raise NodeError("no analysis worker answers; start one, see its log")
     return ", ".join(sorted(names))
+
+
+def _queues(site: Site) -> str:
+    with site.reading() as session:
+        found = pauses.paused(session)
+    if found:
+        said = [f"{one.queue} by {one.set_by}: {one.note}" for one in found.values()]
+        raise NodeError(f"paused: {'; '.join(said)}. Go on: `sentinode queue resume`")
+    return "none is paused"
 
 
 def _model(site: Site) -> str:
@@ -202,6 +211,7 @@ def checks(site: Site) -> Iterator[Check]:
     yield _run("clock", _clock, site)
     yield _run("broker", _broker, site)
     yield _run("workers", _workers, site)
+    yield _run("queues", _queues, site)
     yield _run("model digest", _model, site)
     yield _run("quality gate", _quality, site)
     yield _run("disk", _disk, site)
@@ -230,7 +240,7 @@ def command(site: Site, *, as_json: bool) -> None:
     found = list(
         checks(site)
         if as_json
-        else track(checks(site), "Checking", transient=True, total=9)
+        else track(checks(site), "Checking", transient=True, total=10)
     )
     ok = all(check.ok for check in found)
     if as_json:

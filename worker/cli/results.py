@@ -19,6 +19,7 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
+from worker.cli.export import command as export
 from worker.cli.replay import command as replay
 from worker.keeping import KeptRecord
 from worker.outcomes import ResultRecord
@@ -30,6 +31,7 @@ def command() -> None:
 
 
 command.add_command(replay)
+command.add_command(export)
 
 
 def proportion(rate: Proportion | None) -> dict[str, Any] | None:

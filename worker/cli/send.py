@@ -12,13 +12,7 @@ from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.sender import SendOutcome
 from dicom_node.study import Peer
 from worker.cli.context import json_option, print_json
-
-
-def _peer(_: click.Context, __: click.Parameter, value: str) -> Peer:
-    try:
-        return Peer.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+from worker.cli.peers import peer_option
 
 
 def _files(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -50,7 +44,7 @@ def _is_dicom(path: Path) -> bool:
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="PATH..."
 )
-@click.option("--to", "peer", required=True, callback=_peer, metavar="AET@HOST:PORT")
+@peer_option("--to", "peer", required=True)
 @click.option("--aet", default="SENTINODE", show_default=True, help="Calling AE title.")
 @json_option
 def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> None:

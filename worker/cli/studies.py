@@ -1,4 +1,4 @@
-"""`sentinode studies`: find studies, complete or requeue them."""
+"""`sentinode studies`: find studies and see why they stand where they stand."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,16 +9,14 @@ from pydicom import Dataset
 from sqlalchemy.orm import Session
 
 from dicom_node import images, kept, ledger
-from dicom_node.db import now
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
-from dicom_node.study import Reason, StudyState, StudyUid
+from dicom_node.study import StudyState, StudyUid
 from worker import keeping, outcomes
 from worker.cli.context import (
     Site,
     json_option,
-    operator,
     print_json,
     print_table,
     rfc3339,
@@ -26,6 +24,8 @@ from worker.cli.context import (
 )
 from worker.cli.purge import command as purge
 from worker.cli.purge import kept_of, purged_of
+from worker.cli.reprocess import command as reprocess
+from worker.cli.steering import complete, hold, ignore, requeue
 from worker.keeping import KeptRecord
 from worker.outcomes import CaseRecord, ResultRecord
 
@@ -35,7 +35,8 @@ def command() -> None:
     """Find studies, see why they stand where they stand, move them on."""
 
 
-command.add_command(purge)
+for each in (purge, complete, requeue, hold, ignore, reprocess):
+    command.add_command(each)
 
 phi_option = click.option(
     "--phi", is_flag=True, help="Show the patient's name and ID, read from the files."
@@ -211,79 +212,3 @@ def _print_case(case: dict[str, Any]) -> None:
             ("kept", ", ".join(n for n, there in case["kept"].items() if there)),
         ],
     )
-
-
-def _report(uids: Sequence[str], done: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json([{"study_uid": uid, "done": done} for uid in uids])
-    else:
-        click.echo("\n".join(f"{uid} {done}" for uid in uids))
-
-
-@command.command()
-@click.argument("uids", nargs=-1, required=True, metavar="UID...")
-@json_option
-@site_options
-def complete(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
-    """Complete studies now, without waiting for the quiet period."""
-    with site.writing.begin() as session:
-        for uid in uids:
-            ledger.complete(session, StudyUid(uid), now())
-    _report(uids, "completed", as_json=as_json)
-
-
-@command.command()
-@click.argument("uids", nargs=-1, required=True, metavar="UID...")
-@click.option(
-    "accepted",
-    "--accept-quality",
-    flag_value=Reason.QUALITY.value,
-    multiple=True,
-    help="Give a result although the quality gate holds the study.",
-)
-@click.option(
-    "accepted",
-    "--accept-incomplete",
-    flag_value=Reason.INCOMPLETE.value,
-    multiple=True,
-    help="Take a study for complete although images are missing.",
-)
-@json_option
-@site_options
-def requeue(
-    site: Site, uids: Sequence[str], accepted: Sequence[str], *, as_json: bool
-) -> None:
-    """Analyse held, failed, ignored or analysed studies again.
-
-    An unchanged input keeps its result; use `reprocess` to compute it anew. Of
-    objects that contradict one another the first is accepted: look before you do it.
-
-    What is accepted is entered with your name, stands in the report, and ends when
-    another object of the study arrives.
-    """
-    reasons = {Reason(one) for one in accepted}
-    with site.writing.begin() as session:
-        for uid in map(StudyUid, uids):
-            if reasons:
-                ledger.accept(session, uid, reasons, operator(), now())
-            else:
-                ledger.requeue(
-                    session, uid, now(), "requeued by hand", resolve_conflicts=True
-                )
-    _report(uids, "queued", as_json=as_json)
-
-
-@command.command()
-@click.argument("uids", nargs=-1, required=True, metavar="UID...")
-@json_option
-@site_options
-def reprocess(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
-    """Compute studies anew with the models that are active now.
-
-    Each case gets a new result and a new report, which supersede the earlier ones.
-    """
-    with site.writing.begin() as session:
-        for uid in uids:
-            ledger.requeue(session, StudyUid(uid), now(), "reprocessed by hand")
-            outcomes.mark_stale(session, uid)
-    _report(uids, "queued for reprocessing", as_json=as_json)

@@ -19,8 +19,9 @@ from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
 
-from dicom_node import db, ledger, outbox, purge, references
+from dicom_node import db, ledger, outbox, pauses, purge, references
 from dicom_node.db import Sessions, now
+from dicom_node.destination import Destination
 from dicom_node.errors import (
     InvalidDocumentError,
     ModelIntegrityError,
@@ -34,6 +35,7 @@ from dicom_node.errors import (
 from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
+from dicom_node.routing import Routing
 from dicom_node.spool import Spool
 from dicom_node.study import (
     Reason,
@@ -42,6 +44,7 @@ from dicom_node.study import (
     StudyState,
     StudyUid,
 )
+from dicom_node.tables import Pausable
 from worker import app as messages
 from worker import (
     computation,
@@ -51,13 +54,13 @@ from worker import (
     pipeline,
     queues,
     retention,
+    rules,
     runtime,
 )
 from worker.case import AnalyzedCase, PriorResult
 from worker.outcomes import CaseRecord
 from worker.pipeline import Cascade, StudyInput
 from worker.retention import Store
-from worker.rules import site_rules
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
 
@@ -88,7 +91,8 @@ class Site:
 def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...]:
     """Claim a study, analyse it, and record result and deliveries together.
 
-    A message may be delivered twice: the claim lets one through. An instance may
+    A message may be delivered twice: the claim lets one through. While the queue is
+    paused none is: the sweep sends it again after that. An instance may
     arrive meanwhile: the claim is then void and this result is dropped.
 
     Returns:
@@ -98,13 +102,15 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
         ModelIntegrityError: The active weights are not what was activated; the study
             is back in the queue and this worker must stop.
     """
+    with site.sessions() as session:
+        if Pausable.ANALYSIS in pauses.paused(session):
+            return ()
     with site.sessions.begin() as session:
         claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
     if claim is None:
         return ()
     try:
-        study, analyzed = _compute(claim, site, cascade)
-        return _record(claim, site, study, analyzed)
+        return _record(claim, site, *_compute(claim, site, cascade))
     except (TransientError, ModelIntegrityError) as error:
         _give_back(claim, site.sessions, error)
         raise
@@ -117,13 +123,15 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
 
 def _compute(
     claim: Claim, site: Site, cascade: CascadeSource
-) -> tuple[StudyInput, tuple[AnalyzedCase, ...]]:
+) -> tuple[StudyInput, tuple[AnalyzedCase, ...], Routing]:
     if claim.contradiction is not None:
         raise StudyHeldError(*claim.contradiction)
-    study = _study_input(claim, site)
+    study, routed = _study_input(claim, site)
+    if routed.ignored is not None:
+        raise StudyIgnoredError(routed.ignored, routed.why)
     _refer(claim, site)
     analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
-    return study, analyzed
+    return study, analyzed, routed
 
 
 def _refer(claim: Claim, site: Site) -> None:
@@ -144,7 +152,7 @@ def _absolute(
     return tuple(replace(one, path=spool.absolute(one.path)) for one in stored)
 
 
-def _study_input(claim: Claim, site: Site) -> StudyInput:
+def _study_input(claim: Claim, site: Site) -> tuple[StudyInput, Routing]:
     documents = [one.stored for one in claim.foreign]
     stored = _absolute((*claim.instances, *documents), site.spool)
     with site.sessions() as session:
@@ -164,20 +172,21 @@ def _study_input(claim: Claim, site: Site) -> StudyInput:
         stored,
         priors,
         slnd,
-        rules=site_rules(site.settings),
         stage_two=site.settings.stage_two,
         manual=claim.manual,
         waived=claim.waived,
     )
-    if gone is None:
-        return study
-    store = Store(site.sessions, site.spool)
-    return replace(
-        study,
-        priors=retention.with_kept_slices(store, cases, priors),
-        purged=gone.digests,
-        late=gone.late | _foreign_since(claim, gone.at),
-    )
+    if gone is not None:
+        store = Store(site.sessions, site.spool)
+        study = replace(
+            study,
+            priors=retention.with_kept_slices(store, cases, priors),
+            purged=gone.digests,
+            late=gone.late | _foreign_since(claim, gone.at),
+        )
+    kept = [one.kept.path for one in study.priors.values() if one.kept is not None]
+    routed = rules.route(site.settings, claim.calling_ae, stored, kept)
+    return replace(study, rules=rules.site_rules(site.settings, routed)), routed
 
 
 def _foreign_since(claim: Claim, at: datetime) -> frozenset[SopInstanceUid]:
@@ -202,11 +211,16 @@ def _prior(
         nsln=nsln,
         slnd=newest.slnd,
         report=reports[0] if reports else None,
+        rewrite=case.rewrite,
     )
 
 
 def _record(
-    claim: Claim, site: Site, study: StudyInput, analyzed: Sequence[AnalyzedCase]
+    claim: Claim,
+    site: Site,
+    study: StudyInput,
+    analyzed: Sequence[AnalyzedCase],
+    routed: Routing,
 ) -> tuple[str, ...]:
     """Freeze the documents, then commit state, results and deliveries as one.
 
@@ -224,6 +238,7 @@ def _record(
         keeping.write(site.spool, case.kept)
     with site.sessions.begin() as session:
         detail = _summary(analyzed)
+        detail += f" {routed.why}" if routed.rule else ""
         if not ledger.finish(session, claim, StudyState.ANALYZED, now(), detail=detail):
             log.info("result dropped, the study changed meanwhile", extra=_of(claim))
             return ()
@@ -236,7 +251,7 @@ def _record(
                 claim.study_uid,
                 case.finding.result_id,
                 frozen[case.finding.result_id],
-                site.settings.destinations,
+                _destinations(site, routed),
                 now(),
             )
         if outcomes.slnd_results(session, claim.study_uid) != study.slnd:
@@ -246,6 +261,12 @@ def _record(
             ledger.requeue(session, claim.study_uid, now(), why)
     log.info("study analyzed", extra=_of(claim) | {"results": len(analyzed)})
     return tuple(frozen)
+
+
+def _destinations(site: Site, routed: Routing) -> Sequence[Destination]:
+    if routed.destinations is not None:
+        return routed.destinations
+    return site.settings.destinations
 
 
 def _summary(analyzed: Sequence[AnalyzedCase]) -> str:

@@ -20,7 +20,7 @@ from dicom_node.spool import Spool
 from dicom_node.study import StudyState, StudyUid
 from worker import models, outcomes, queues, runtime
 from worker.marked import read_marked
-from worker.rules import site_rules
+from worker.rules import RulesUnusableError, route, site_rules
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -70,12 +70,17 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
         stored = ledger.instances(session, uid)
         stored += [one.stored for one in ledger.foreign_documents(session, uid)]
         manual = ledger.manual_rois(session, uid)
+        calling_ae = ledger.study(session, uid).calling_ae
     try:
         phase = models.phase_in_service(place.settings.models, active)
     except SettingsError:
         return False
     files = [replace(one, path=place.spool.absolute(one.path)) for one in stored]
-    rules = site_rules(place.settings)
+    try:
+        routed = route(place.settings, calling_ae, files)
+    except RulesUnusableError:
+        return False
+    rules = site_rules(place.settings, routed)
     objects, reading = read_marked(files, manual, rules)
     return not objects.unreadable and selection.is_ready(objects, reading, phase, rules)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from celery import shared_task
 
-from dicom_node import commitment, committer, outbox, sender, stow
+from dicom_node import commitment, committer, outbox, pauses, sender, stow
 from dicom_node.commitment import Report, Request
 from dicom_node.committer import Patience
 from dicom_node.db import Clock, Sessions, now
@@ -26,6 +26,7 @@ from dicom_node.sender import Handling
 from dicom_node.spool import Spool
 from dicom_node.statuses import SendOutcome, meaning, written
 from dicom_node.study import Peer, StudyUid
+from dicom_node.tables import Pausable
 from worker import queues, runtime
 from worker.settings import WorkerSettings
 
@@ -101,8 +102,11 @@ def deliver(destination: str, site: Site) -> None:
     The bytes are those that were frozen with the result. A second message finds the
     deliveries claimed or sent, and does nothing. Each outcome is committed as it
     comes, so a process killed half-way repeats at most one object, which the peer
-    recognises by its SOP Instance UID.
+    recognises by its SOP Instance UID. While the queue is paused nothing is sent.
     """
+    with site.sessions() as session:
+        if Pausable.DELIVERY in pauses.paused(session):
+            return
     target = parse_destination(destination)
     end_at = site.clock() + site.settings.delivery_time_limit * SHARE_OF_TIME
     while _send_due(target, site, end_at):

@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from celery import current_app, shared_task
-from kombu import Queue
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger, outbox
+from dicom_node import ledger, outbox, pauses
 from dicom_node.db import Sessions, now
+from dicom_node.study import StudyUid
+from dicom_node.tables import Pausable
 from worker import parking, queues, retention, runtime
+from worker.app import waiting
 from worker.retention import Store
 from worker.settings import WorkerSettings
 
@@ -56,20 +58,15 @@ def sweep(
     for task, args in questions:
         broker.send(task, args=args)
     with sessions() as session:
-        patience = {
-            queue: BACKLOG_RESEND if broker.waiting(queue) else settings.resend_after
-            for queue in (queues.ANALYSIS, queues.DELIVERY)
-        }
-        studies = ledger.unannounced(
-            session,
-            at,
-            patience[queues.ANALYSIS],
-            BATCH,
-            counted=settings.query is not None,
-        )
-        deliveries = outbox.due(session, at, patience[queues.DELIVERY], BATCH)
-        waiting = parking.due(session, at)
-    for parked_id in waiting:  # each alone: it locks the study that it belongs to
+        paused = pauses.paused(session)
+        studies, deliveries = [], []
+        if Pausable.ANALYSIS not in paused:
+            studies = _studies(session, broker.waiting(queues.ANALYSIS), settings, at)
+        if Pausable.DELIVERY not in paused:
+            patience = _patience(broker.waiting(queues.DELIVERY), settings)
+            deliveries = outbox.due(session, at, patience, BATCH)
+        parked = parking.due(session, at)
+    for parked_id in parked:  # each alone: it locks the study that it belongs to
         with sessions.begin() as session:
             parking.retry(session, parked_id, settings.slnd_window, at)
     if not studies and not deliveries:
@@ -86,6 +83,28 @@ def sweep(
         extra={"studies": len(studies), "destinations": len(deliveries)},
     )
     return len(studies) + len(deliveries)
+
+
+def _patience(messages: int, settings: WorkerSettings) -> timedelta:
+    return BACKLOG_RESEND if messages else settings.resend_after
+
+
+def _studies(
+    session: Session, messages: int, settings: WorkerSettings, at: datetime
+) -> list[StudyUid]:
+    """Return the studies to announce: live ones first, bulk ones while few wait.
+
+    So a study that has just come stands behind `bulk_ahead` bulk studies at most,
+    whatever the broker does about priorities.
+    """
+    patience = _patience(messages, settings)
+    counted = settings.query is not None
+    live = ledger.unannounced(session, at, patience, BATCH, counted=counted)
+    room = settings.bulk_ahead - messages - len(live)
+    if room <= 0:
+        return live
+    bulk = ledger.unannounced(session, at, patience, room, counted=counted, bulk=True)
+    return live + bulk
 
 
 def _questions(
@@ -116,13 +135,5 @@ def run_purge() -> None:
 
 
 def _waiting(queue: str) -> int:
-    """Return how many messages a queue holds; a queue that is not there holds none."""
     with current_app.connection_or_acquire() as connection:
-        try:
-            # A channel of its own: a broker may close it to say that there is no queue.
-            with connection.channel() as channel:
-                bound = Queue(queue, channel=channel)
-                declared: Any = bound.queue_declare(passive=True)  # its stub is wrong
-                return int(declared.message_count)
-        except connection.channel_errors:
-            return 0
+        return waiting(connection, queue)

@@ -1,0 +1,163 @@
+"""`sentinode queue`: what waits, what is paused, and the switch."""
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+
+import click
+from celery import Celery
+from kombu import Connection
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from dicom_node import pauses
+from dicom_node.db import now
+from dicom_node.errors import StateError
+from dicom_node.study import StudyState
+from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
+from worker import queues
+from worker.app import answering, waiting
+from worker.cli.context import (
+    Site,
+    json_option,
+    operator,
+    print_json,
+    print_table,
+    rfc3339,
+    site_options,
+)
+
+TIMEOUT_S: Final = 2
+queue_argument = click.argument(
+    "queue", type=click.Choice([one.value for one in Pausable])
+)
+
+
+@click.group("queue")
+def command() -> None:
+    """What waits to be analysed or sent; pause and resume it."""
+
+
+@command.command()
+@json_option
+@site_options
+def status(site: Site, *, as_json: bool) -> None:
+    """Show what waits in the ledger, in the broker, and who works on it."""
+    with site.reading() as session:
+        found = _ledger(session, now())
+        paused = pauses.paused(session)
+    document = {
+        **found,
+        "messages": _messages(site),
+        "workers": _workers(site),
+        "paused": {
+            queue: {
+                "note": one.note,
+                "by": one.set_by,
+                "since": rfc3339(one.set_at),
+            }
+            for queue, one in paused.items()
+        },
+    }
+    if as_json:
+        print_json(document)
+        return
+    analysis, delivery = document["analysis"], document["delivery"]
+    rows: list[tuple[str, object]] = [
+        ("studies queued", f"{analysis['queued']}, {analysis['bulk']} of them bulk"),
+        ("studies being analysed", analysis["analyzing"]),
+        ("oldest queued study waits", _age(analysis["oldest_s"])),
+        ("deliveries due", delivery["due"]),
+        ("oldest due delivery waits", _age(delivery["oldest_s"])),
+        *((f"messages in {name}", n) for name, n in document["messages"].items()),
+        ("workers that answer", ", ".join(document["workers"]) or "none"),
+        *(
+            (f"PAUSED: {queue}", f"{one['note']}, by {one['by']} since {one['since']}")
+            for queue, one in document["paused"].items()
+        ),
+    ]
+    print_table("Queue", ("", ""), rows)
+
+
+def _ledger(session: Session, at: datetime) -> dict[str, Any]:
+    is_queued = StudyRow.state == StudyState.QUEUED
+    counted = func.count().filter
+    queued, bulk, analyzing, oldest = session.execute(
+        select(
+            counted(is_queued),
+            counted(is_queued, StudyRow.bulk),
+            counted(StudyRow.state == StudyState.ANALYZING),
+            func.min(StudyRow.queued_at).filter(is_queued, ~StudyRow.bulk),
+        ).where(StudyRow.state.in_((StudyState.QUEUED, StudyState.ANALYZING)))
+    ).one()
+    due, first = session.execute(
+        select(func.count(), func.min(DeliveryRow.due_since)).where(
+            DeliveryRow.state == DeliveryState.DUE
+        )
+    ).one()
+    return {
+        "analysis": {
+            "queued": queued,
+            "bulk": bulk,
+            "analyzing": analyzing,
+            "oldest_s": _seconds(oldest, at),
+        },
+        "delivery": {"due": due, "oldest_s": _seconds(first, at)},
+    }
+
+
+def _seconds(since: datetime | None, at: datetime) -> float | None:
+    return None if since is None else round((at - since).total_seconds(), 1)
+
+
+def _age(seconds: float | None) -> str:
+    return "nothing waits" if seconds is None else f"{seconds:.0f} s"
+
+
+def _messages(site: Site) -> dict[str, int | None]:
+    """Return how many messages each queue of the broker holds, None without one."""
+    found: dict[str, int | None] = dict.fromkeys(sorted(set(queues.QUEUE_OF.values())))
+    with (
+        suppress(Exception),  # each transport has errors of its own
+        Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection,
+    ):
+        connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
+        for name in found:
+            found[name] = waiting(connection, name)
+    return found
+
+
+def _workers(site: Site) -> list[str]:
+    with suppress(Exception):  # each transport has errors of its own
+        return sorted(answering(Celery(broker=site.settings.broker), TIMEOUT_S))
+    return []
+
+
+@command.command()
+@queue_argument
+@click.option("--why", required=True, metavar="TEXT", help="For whoever finds it so.")
+@site_options
+def pause(site: Site, queue: str, why: str) -> None:
+    """Let nothing more of a queue begin; what runs now ends, what comes is stored.
+
+    Senders get Success as ever. `doctor` says that a queue is paused.
+
+    Example: sentinode queue pause analysis --why "new GPU driver"
+    """
+    with site.writing.begin() as session:
+        if Pausable(queue) in pauses.paused(session):
+            raise StateError(f"{queue} is paused already")
+        pauses.pause(session, Pausable(queue), why, operator(), now())
+    click.echo(f"{queue} paused")
+
+
+@command.command()
+@queue_argument
+@site_options
+def resume(site: Site, queue: str) -> None:
+    """Let a paused queue go on; what waits is taken up at once."""
+    with site.writing.begin() as session:
+        if Pausable(queue) not in pauses.paused(session):
+            raise StateError(f"{queue} is not paused")
+        pauses.resume(session, Pausable(queue), operator(), now())
+    click.echo(f"{queue} goes on")

@@ -1,0 +1,93 @@
+"""Taking everything of a study out of the installation: rows first, then files.
+
+What archives hold is not touched. Rows are found by the tables' own foreign keys, so a
+table that is added later is not forgotten.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, delete, or_, select
+from sqlalchemy.orm import Session
+
+from dicom_node import ledger
+from dicom_node.db import Base, Sessions
+from dicom_node.errors import StudyStateError
+from dicom_node.spool import Spool
+from dicom_node.study import StudyState, StudyUid
+from dicom_node.tables import ConflictRow, DocumentRow, InstanceRow
+from worker import keeping
+
+STUDY_COLUMN = "study_uid"
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How much was taken out."""
+
+    rows: int
+    files: int
+
+
+def erase(sessions: Sessions, spool: Spool, uid: StudyUid) -> Erased:
+    """Take a study out: images, marks, results, documents and their files.
+
+    Called again after a kill it finishes what is left.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+        StudyStateError: It is being analysed now.
+        SpoolFullError: The volume fails; rows are gone, files are swept later.
+    """
+    with sessions.begin() as session:
+        study = ledger.lock(session, uid)
+        if study.state is StudyState.ANALYZING:
+            raise StudyStateError(f"study {uid} is being analysed: try again shortly")
+        files = list(_files(session, uid))
+        held = list(keeping.of_study(session, uid).values())
+        rows = _delete(session, uid)
+    removed = spool.remove(files)
+    with sessions.begin() as session:
+        removed += keeping.drop(session, spool, held)
+    return Erased(rows, removed)
+
+
+def _files(session: Session, uid: StudyUid) -> Iterator[Path]:
+    for table in (InstanceRow, ConflictRow, DocumentRow):
+        paths = session.scalars(select(table.path).where(table.study_uid == uid))
+        yield from map(Path, paths)
+
+
+def _delete(session: Session, uid: StudyUid) -> int:
+    """Delete the rows of a study, those that refer to others first."""
+    tables = Base.metadata.sorted_tables
+    chosen: dict[Table, ColumnElement[bool]] = {}
+    for table in tables:
+        conditions = list(_conditions(table, uid, chosen))
+        if conditions:
+            chosen[table] = or_(*conditions)
+    rows = 0
+    for table in reversed(tables):
+        if table in chosen:
+            done: Any = session.execute(delete(table).where(chosen[table]))
+            rows += done.rowcount
+    return rows
+
+
+def _conditions(
+    table: Table, uid: StudyUid, chosen: dict[Table, ColumnElement[bool]]
+) -> Iterator[ColumnElement[bool]]:
+    """Yield what makes a row one of the study: it names it, or refers to a row of it.
+
+    A row that may also stand without what it refers to, and names no study, stays.
+    """
+    if STUDY_COLUMN in table.c:
+        yield table.c[STUDY_COLUMN] == uid
+    for column in table.c:
+        for key in column.foreign_keys:
+            target = key.column
+            if column.nullable or target.table is table or target.table not in chosen:
+                continue
+            yield column.in_(select(target).where(chosen[target.table]))
