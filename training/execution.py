@@ -200,7 +200,7 @@ def estimate(prepared: Prepared, workers: int) -> float:
         learn(start, few, spec, short, Around())
         seconds = time.perf_counter() - began
     per_case = seconds / len(few)
-    epochs = max(parts.epochs(recipe), 1)
+    epochs = parts.epochs(recipe)
     return per_case * len(data) * prepared.wish.folds * epochs / workers
 
 

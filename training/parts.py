@@ -157,8 +157,8 @@ def _end_with_parent() -> None:
 
 
 def epochs(recipe: Recipe) -> int:
-    """Return how many epochs a part has."""
-    return sum(phase.epochs for phase in phases(recipe))
+    """Return how many epochs a part has; a head on a frozen trunk counts as one."""
+    return max(sum(phase.epochs for phase in phases(recipe)), 1)
 
 
 def finished(part: Part) -> int:

@@ -168,9 +168,8 @@ def _read(options: _Options, team: Team, progress: Progress) -> Prepared:
 
 
 def _follow(prepared: Prepared, progress: Progress) -> Callable[[str, int], None]:
-    """Return what moves the bar of each part; a part without epochs has one step."""
-    recipe = prepared.wish.recipe
-    total = max(parts.epochs(recipe), 1)
+    """Return what moves the bar of each part."""
+    total = parts.epochs(prepared.wish.recipe)
     bars: dict[str, TaskID] = {}
 
     def follow(name: str, done: int) -> None:
