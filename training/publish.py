@@ -13,14 +13,13 @@ import numpy as np
 import torch
 import torchvision
 from safetensors.torch import save
-from torchvision.models import ResNet
 
 from dicom_node.errors import NodeError
 from training import card
 from training.train import Trained
 from worker import manifest as manifests
 from worker import models
-from worker.cascade import TypicalFeatures
+from worker.cascade import Network, TypicalFeatures
 from worker.manifest import Manifest, TrainingRecord
 from worker.weights import FEATURE_MEAN, WHITENING
 
@@ -34,7 +33,7 @@ class Origin:
     parent_weights_sha256: str | None = None
 
 
-def encode(network: ResNet, typical: TypicalFeatures | None = None) -> bytes:
+def encode(network: Network, typical: TypicalFeatures | None = None) -> bytes:
     """Encode a network, and the statistics of its features, as safetensors, float32."""
     state: dict[str, torch.Tensor] = dict(network.state_dict())
     if typical is not None:
@@ -80,8 +79,15 @@ def describe(trained: Trained, origin: Origin, digest: str, now: datetime) -> Ma
     )
 
 
-def publish(trained: Trained, root: Path, origin: Origin) -> Path:
+def publish(
+    trained: Trained,
+    root: Path,
+    origin: Origin,
+    background: card.Background | None = None,
+) -> Path:
     """Write a model to ROOT/NAME/VERSION/ and return that folder.
+
+    `background` is what the card says beyond the manifest.
 
     The folder appears by one rename, complete and on disk. The same weights on the
     same day are the same version: the one that is there stays, if it says the same.
@@ -99,7 +105,7 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     try:
         _write(draft / manifests.WEIGHTS_NAME, content)
-        _write(draft / manifests.CARD_NAME, card.render(manifest).encode("utf-8"))
+        _write(draft / manifests.CARD_NAME, _card(manifest, background))
         manifests.write(draft, manifest)
         draft.chmod(0o755)
         draft.rename(target)
@@ -109,6 +115,10 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
         raise
     _sync_folder(target.parent)
     return target
+
+
+def _card(manifest: Manifest, background: card.Background | None) -> bytes:
+    return card.render(manifest, background).encode("utf-8")
 
 
 def _is_there(folder: Path, manifest: Manifest) -> bool:

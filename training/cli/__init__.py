@@ -4,7 +4,17 @@ import click
 
 from dicom_node.errors import NodeError
 from training import demo
-from training.cli import cohort, demo_models, export, paper, phantom, train
+from training.cli import (
+    bench,
+    cohort,
+    demo_models,
+    evaluate,
+    export,
+    paper,
+    phantom,
+    pretrain,
+    train,
+)
 
 
 class _Group(click.Group):
@@ -23,8 +33,11 @@ def main() -> None:
 
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
+main.add_command(pretrain.pretrain_command)
 main.add_command(cohort.cohort)
 main.add_command(export.export)
 main.add_command(train.train_command)
+main.add_command(evaluate.evaluate_command)
+main.add_command(bench.bench_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
