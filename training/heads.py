@@ -19,7 +19,7 @@ from worker.preprocess import centre, standardise
 
 Array = NDArray[np.float64]
 
-PENALTIES: Final = tuple(float(10.0**power) for power in np.arange(-1, 4.01, 0.5))
+PENALTIES: Final = tuple(float(10.0**power) for power in np.arange(1, 4.01, 0.5))
 """Of 0.5 * penalty * |w|^2 beside the sum of the cases' losses, smallest first."""
 
 FOLDS: Final = 5

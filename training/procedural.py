@@ -180,7 +180,8 @@ def _texture(slope: torch.Tensor, dice: _Dice) -> torch.Tensor:
     white = torch.fft.rfft2(dice.normal(CANVAS, CANVAS))
     noise = torch.fft.irfft2(white * f ** (-slope / 2), s=(CANVAS, CANVAS))
     noise = noise - noise.mean((1, 2), keepdim=True)
-    return noise / noise.std((1, 2), keepdim=True)
+    result: torch.Tensor = noise / noise.std((1, 2), keepdim=True)
+    return result
 
 
 def _strokes(dice: _Dice) -> torch.Tensor:
@@ -248,7 +249,10 @@ def _grid_sizes(generator: torch.Generator) -> list[int]:
 def _blur(picture: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     """Blur by a Gaussian of an SD in canvases, (B, 1, 1)."""
     passed = torch.exp(-2 * (math.pi * sd * _frequencies(CANVAS)) ** 2)
-    return torch.fft.irfft2(torch.fft.rfft2(picture) * passed, s=(CANVAS, CANVAS))
+    result: torch.Tensor = torch.fft.irfft2(
+        torch.fft.rfft2(picture) * passed, s=(CANVAS, CANVAS)
+    )
+    return result
 
 
 def _window(picture: torch.Tensor, spec: Preprocessing) -> torch.Tensor:

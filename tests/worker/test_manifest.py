@@ -235,7 +235,7 @@ def test_a_later_format_asks_for_a_later_version(manifest, tmp_path):
     content = manifest.model_dump(mode="json") | {"format_version": 4, "new": 1}
     (tmp_path / "manifest.json").write_text(json.dumps(content))
 
-    with pytest.raises(SettingsError, match="has format 4, .* update Sentinode"):
+    with pytest.raises(SettingsError, match=r"has format 4, .* update Sentinode"):
         manifests.read(tmp_path)
 
 
