@@ -1,6 +1,5 @@
 """`sentinode models`: list models, put them into service, set thresholds."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,10 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger
 from dicom_node.db import now, writing
-from dicom_node.errors import NotFoundError, StateError
+from dicom_node.errors import NotFoundError
 from dicom_node.findings import Stage
-from dicom_node.study import Reason, StudyState
-from worker import models, outcomes
+from worker import models, outcomes, registry
 from worker.cli.context import (
     Site,
     json_option,
@@ -24,6 +21,7 @@ from worker.cli.context import (
     site_options,
 )
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
+from worker.registry import Change, Decision
 
 
 @click.group("models")
@@ -122,37 +120,20 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
 
 
 def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
-    """Activate a checked model; return how many held studies were queued.
-
-    A threshold that the site had set belongs to the scores of the earlier model, so
-    another model starts with its manifest's.
-    """
-    identity = (manifest.name, manifest.version, manifest.weights_sha256)
+    """Activate a checked model; return how many held studies were queued."""
     with writing(engine).begin() as session:
-        before = outcomes.activations(session).get(manifest.stage)
-        outcomes.activate(session, manifest.stage, identity, by, now())
-        other = before is not None and before.weights_sha256 != manifest.weights_sha256
-        if other and manifest.stage in outcomes.thresholds(session):
-            why = f"{manifest.reference} activated"
-            outcomes.set_threshold(session, manifest.stage, None, why, (by, now()))
-            click.echo(
-                f"the site's threshold of stage {manifest.stage} was for another "
-                "model and is gone: `sentinode models threshold` sets a new one",
-                err=True,
-            )
-        if set(outcomes.activations(session)) != set(Stage):
-            return 0
-        held = [
-            one.study_uid
-            for one in ledger.studies(session, StudyState.HELD, None)
-            if one.reason is Reason.NO_MODEL
-        ]
-        freed = 0
-        for uid in held:
-            with suppress(StateError):  # one that contradicts itself stays held
-                ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
-                freed += 1
-    return freed
+        change = registry.put_into_service(session, manifest, Decision(by, now()))
+    _warn_of_threshold(change)
+    return change.queued
+
+
+def _warn_of_threshold(change: Change) -> None:
+    if change.threshold_gone:
+        click.echo(
+            f"the site's threshold of stage {change.stage} was for another "
+            "model and is gone: `sentinode models threshold` sets a new one",
+            err=True,
+        )
 
 
 @command.command()
