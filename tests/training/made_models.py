@@ -21,7 +21,7 @@ from training.row import CohortRow
 from training.snapshot import Snapshot, identify
 from training.statistics.auc import auc_interval
 from training.statistics.calibration import fit_platt, threshold_at_sensitivity
-from training.train import pooled_features, score_logits
+from training.scoring import pooled_features, score_logits
 from worker import manifest as manifests
 from worker.cascade import build_network
 from worker.manifest import (
@@ -90,6 +90,7 @@ class Maker:
         logits = score_logits(network, fresh.crops, spec)
         calibration = fit_platt(labels, logits)
         said = np.array([calibration.probability(x) for x in logits.tolist()])
+        threshold = threshold_at_sensitivity(labels, said, 0.9)
         content = save({k: v.contiguous() for k, v in network.state_dict().items()})
         manifest = Manifest(
             name=f"made-{stage.lower()}",
@@ -98,8 +99,8 @@ class Maker:
             architecture=STOCK,
             preprocessing=spec,
             calibration=Calibration(**calibration.model_dump()),
-            operating_threshold=threshold_at_sensitivity(labels, said, 0.9),
-            performance=_performance(labels, said),
+            operating_threshold=threshold,
+            performance=_performance(labels, said, threshold.value),
             heat_range=(-4.0, 4.0),
             weights_sha256=hashlib.sha256(content).hexdigest(),
             trained_on="synthetic phantoms for tests",
@@ -137,11 +138,11 @@ def _network(data, spec, seed, *, shuffled):
     return network
 
 
-def _performance(labels, said):
+def _performance(labels, said, threshold):
     positives = tuple(np.sort(said[labels == 1]).tolist())
     negatives = tuple(np.sort(said[labels == 0]).tolist())
     area = auc_interval(labels, said)
-    point = operating_point(positives, negatives, 0.5)
+    point = operating_point(positives, negatives, threshold)
     return Performance(
         dataset="fresh phantoms",
         n=len(labels),

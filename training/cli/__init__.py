@@ -9,6 +9,7 @@ from training import demo
 from training.cli import (
     compare,
     demo_models,
+    paper,
     phantom,
     promote,
     publish,
@@ -46,6 +47,7 @@ def main() -> None:
     """Train and try Sentinode models. Research use only."""
 
 
+main.add_command(paper.paper)
 main.add_command(phantom.phantom)
 main.add_command(train.train_command)
 main.add_command(demo_models.demo_models)

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from dicom_node.findings import Z95
+
+MIN_VARIANCE = 1e-14  # below it two scores rank all pairs alike, but for rounding
 
 
 class AucInterval(NamedTuple):
@@ -20,6 +22,31 @@ class AucInterval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class AucCases(NamedTuple):
+    """Labels (n,) of 0 and 1, and scores (n,)."""
+
+    labels: ArrayLike
+    scores: ArrayLike
+
+
+class AucDifference(NamedTuple):
+    """First AUC minus second on the same cases, its 95% interval and DeLong's test.
+
+    `p` is two-sided. Where both rank every pair alike, z is 0 and p is 1.
+    """
+
+    value: float
+    low: float
+    high: float
+    z: float
+    p: float
+
+    @property
+    def se(self) -> float:
+        """Standard error of the difference."""
+        return (self.high - self.low) / (2 * Z95)
 
 
 class _Placements(NamedTuple):
@@ -87,6 +114,39 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
     half = Z95 * math.sqrt(variance) / (inner * (1 - inner))
     low, high = _expit(middle - half), _expit(middle + half)
     return AucInterval(value, min(low, value), max(high, value))
+
+
+def compare(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> AucDifference:
+    """Compare the AUCs of two scores of the same cases by DeLong's paired test.
+
+    Raises:
+        ValueError: A class has fewer than two cases, or the lengths differ.
+    """
+    one, two = _placements(labels, first), _placements(labels, second)
+    if min(map(len, one)) < 2:  # noqa: PLR2004 - a variance needs two
+        raise ValueError("a DeLong test needs two cases of each class")
+    value = float(one.positives.mean() - two.positives.mean())
+    parts = zip(one, two, strict=True)
+    variance = sum(float(np.var(a - b, ddof=1)) / len(a) for a, b in parts)
+    return _tested(value, variance)
+
+
+def compare_unpaired(first: AucCases, second: AucCases) -> AucDifference:
+    """Compare the AUCs of one score in two disjoint groups of cases.
+
+    Raises:
+        ValueError: A group has fewer than two cases of a class.
+    """
+    value = auc(*first) - auc(*second)
+    return _tested(value, delong_variance(*first) + delong_variance(*second))
+
+
+def _tested(value: float, variance: float) -> AucDifference:
+    se = math.sqrt(variance) if variance > MIN_VARIANCE else 0.0
+    z = value / se if se else math.copysign(math.inf, value) if value else 0.0
+    return AucDifference(
+        value, value - Z95 * se, value + Z95 * se, z, float(2 * norm.sf(abs(z)))
+    )
 
 
 def _expit(z: float) -> float:
