@@ -1,6 +1,16 @@
 """The model card: what a model is, what it learned from, and how well it does."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
 from dicom_node.findings import Proportion, Stage
+from training.row import CohortRow
+from training.snapshot import Snapshot
+from training.statistics.auc import AucInterval
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 
 TARGETS = {
@@ -9,8 +19,71 @@ TARGETS = {
 }
 
 
-def render(manifest: Manifest) -> str:
-    """Return the card as Markdown; every number comes from the manifest."""
+FEW_SLN_POSITIVE: Final = 400
+"""Below, a stage II model is too uncertain to be promoted by itself."""
+
+MEASURES: Final = (("Age", "age", "years"), ("Tumour size", "size_cm", "cm"))
+CATEGORIES: Final = (
+    ("Menopausal status", "menopause"),
+    ("Histological type", "histology"),
+    ("Histological grade", "grade"),
+    ("Molecular subtype", "subtype"),
+    ("BI-RADS", "birads"),
+    ("MRI-reported ALN", "mri_aln"),
+    ("SLN", "sln"),
+    ("NSLN", "nsln"),
+    ("Centre", "centre"),
+)
+LABELS: Final = {0: "negative", 1: "positive", -1: "unknown", None: "unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What a cross-validated run knows of a model beyond its manifest.
+
+    `population` has a name and a value for each line of Table 1.
+    """
+
+    population: tuple[tuple[str, str], ...]
+    training: AucInterval
+    resubstitution: AucInterval
+    cases: int
+    positives: int
+    started_from: str
+    folds: int
+
+
+def population(cohort: Snapshot, case_ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Summarise these cases as Table 1 does: median (IQR), or n (%) of each group."""
+    wanted = set(case_ids)
+    rows = [row for row in cohort.rows if row.case_id in wanted]
+    lines = [(name, _median(rows, field, unit)) for name, field, unit in MEASURES]
+    lines += [(name, _groups(rows, field)) for name, field in CATEGORIES]
+    return tuple(lines)
+
+
+def _median(rows: Sequence[CohortRow], field: str, unit: str) -> str:
+    values = [getattr(row, field) for row in rows if getattr(row, field) is not None]
+    if not values:
+        return "unknown"
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    known = "" if len(values) == len(rows) else f", known in {len(values)}"
+    return f"{middle:.1f} ({low:.1f}-{high:.1f}) {unit}{known}"
+
+
+def _groups(rows: Sequence[CohortRow], field: str) -> str:
+    values = [getattr(row, field) for row in rows]
+    if field in {"sln", "nsln", "mri_aln"}:
+        values = [LABELS[value] for value in values]
+    counts = Counter("unknown" if value in {None, ""} else str(value) for value in values)
+    return ", ".join(
+        f"{name} {count} ({count / len(rows):.1%})"
+        for name, count in sorted(counts.items())
+    )
+
+
+def render(manifest: Manifest, background: Background | None = None) -> str:
+    """Return the card as Markdown; every number is the manifest's or the run's."""
     performance, threshold = manifest.performance, manifest.operating_threshold
     return f"""# {manifest.reference}
 
@@ -34,10 +107,10 @@ def render(manifest: Manifest) -> str:
 {manifest.training.threads} |
 | Weights | SHA-256 `{manifest.weights_sha256}` |
 | Made | {manifest.created_at:%Y-%m-%d %H:%M} UTC |
-
+{_evidence(background, manifest) if background else ""}
 ## What it cannot do
 
-{_limits(manifest)}{_chance(manifest)}
+{_limits(manifest)}{_chance(manifest)}{_few(manifest, background)}
 * A threshold set on one population does not keep its sensitivity on another with a
   different share of metastases.
 * The crop is resized without its scale, so the size of a lesion leaks into its
@@ -45,6 +118,49 @@ def render(manifest: Manifest) -> str:
 * The class activation map shows where evidence came from, in cells of an eighth of
   the crop. It is no segmentation.
 """
+
+
+def _evidence(background: Background, manifest: Manifest) -> str:
+    performance = manifest.performance
+    rows = "".join(f"| {name} | {text} |\n" for name, text in background.population)
+    return f"""
+## How well it does
+
+| cohort | n (positive) | AUC (95% CI) |
+|---|---|---|
+| training, out of fold ({background.folds} folds) | {background.cases} \
+({background.positives}) | {_area(background.training)} |
+| {performance.dataset} | {performance.n} ({len(performance.positives)}) | \
+{performance.auc:.3f} ({performance.auc_low:.3f}-{performance.auc_high:.3f}) |
+| *resubstitution: the cases it learned from; optimistic, never to be quoted* | \
+{background.cases} ({background.positives}) | {_area(background.resubstitution)} |
+
+The folds are by patient. Calibration and threshold come from the out-of-fold scores;
+the network itself learned from all training cases by the same recipe. The held-out
+cohort was scored once, when nothing could be chosen any more. `python -m training
+evaluate` measures external cohorts. It started from: {background.started_from}.
+
+## What it learned from
+
+| | median (IQR) or n (%) |
+|---|---|
+{rows}"""
+
+
+def _area(area: AucInterval) -> str:
+    return f"{area.value:.3f} ({area.low:.3f}-{area.high:.3f})"
+
+
+def _few(manifest: Manifest, background: Background | None) -> str:
+    if manifest.stage is not Stage.NSLN or background is None:
+        return ""
+    if background.cases >= FEW_SLN_POSITIVE:
+        return ""
+    return (
+        f"\n* **It learned from {background.cases} SLN-positive cases only** "
+        f"({background.positives} with NSLN metastasis; out-of-fold AUC "
+        f"{_area(background.training)}): read every risk beside these numbers."
+    )
 
 
 def _limits(manifest: Manifest) -> str:

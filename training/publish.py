@@ -80,8 +80,15 @@ def describe(trained: Trained, origin: Origin, digest: str, now: datetime) -> Ma
     )
 
 
-def publish(trained: Trained, root: Path, origin: Origin) -> Path:
+def publish(
+    trained: Trained,
+    root: Path,
+    origin: Origin,
+    background: card.Background | None = None,
+) -> Path:
     """Write a model to ROOT/NAME/VERSION/ and return that folder.
+
+    `background` is what the card says beyond the manifest.
 
     The folder appears by one rename, complete and on disk. The same weights on the
     same day are the same version: the one that is there stays, if it says the same.
@@ -99,7 +106,7 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     try:
         _write(draft / manifests.WEIGHTS_NAME, content)
-        _write(draft / manifests.CARD_NAME, card.render(manifest).encode("utf-8"))
+        _write(draft / manifests.CARD_NAME, _card(manifest, background))
         manifests.write(draft, manifest)
         draft.chmod(0o755)
         draft.rename(target)
@@ -109,6 +116,10 @@ def publish(trained: Trained, root: Path, origin: Origin) -> Path:
         raise
     _sync_folder(target.parent)
     return target
+
+
+def _card(manifest: Manifest, background: card.Background | None) -> bytes:
+    return card.render(manifest, background).encode("utf-8")
 
 
 def _is_there(folder: Path, manifest: Manifest) -> bool:

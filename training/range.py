@@ -55,26 +55,31 @@ def learn_features(features: NDArray[np.float64]) -> TypicalFeatures:
     )
 
 
-def limit_features(
+def distances(
     typical: TypicalFeatures, features: NDArray[np.float64]
-) -> FeatureGate:
-    """Return the gate for features (n, 512) of cases that did not shape `typical`.
-
-    The limit is the 99.9% quantile by a log-normal fit, which a few dozen cases can
-    tell, and never below the farthest of them.
-    """
-    distances = np.array(
+) -> NDArray[np.float64]:
+    """Return how far features (n, C) are from typical ones, (n,); 1 is typical."""
+    return np.array(
         [distance(one, typical.mean, typical.whitening) for one in features]
     )
-    logs = np.log(np.maximum(distances, EPSILON))
+
+
+def limit_features(
+    far: NDArray[np.float64], cases: str = "calibration cases"
+) -> FeatureGate:
+    """Return the gate for the distances (n,) of cases that shaped nothing.
+
+    The limit is the 99.9% quantile by a log-normal fit, which a few dozen cases can
+    tell, and never below the farthest of them. `cases` says in words which they are.
+    """
+    logs = np.log(np.maximum(far, EPSILON))
     fitted = float(np.exp(logs.mean() + Z_QUANTILE * logs.std(ddof=1)))
-    limit = max(fitted, float(distances.max()))
     return FeatureGate(
         enabled=True,
         reason=(
-            f"{QUANTILE:.1%} of {len(distances)} calibration cases by a log-normal "
-            f"fit; median {np.median(distances):.2f}, farthest {distances.max():.2f}"
+            f"{QUANTILE:.1%} of {len(far)} {cases} by a log-normal fit; median "
+            f"{np.median(far):.2f}, farthest {far.max():.2f}"
         ),
-        limit=round(limit, 4),
-        n=len(distances),
+        limit=round(max(fitted, float(far.max())), 4),
+        n=len(far),
     )

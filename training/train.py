@@ -1,31 +1,33 @@
-"""Training one stage: one loop, plain SGD, and what the manifest says of the result."""
+"""One stage from cases to what is published, with one split for its calibration.
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+The short way, for the demonstration; `training.crossval` is the one for a cohort.
+"""
+
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from torchvision.models import ResNet
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
-from training.augment import augment
-from training.config import STOCK, Recipe
+from training.config import Recipe
 from training.datasets import StageSet, measure, split
-from training.range import FEATURES_OFF, learn_features, learn_sides, limit_features
+from training.learning import Start, learn, starting_weights
+from training.loop import Around, Tick, determinism, phases
+from training.range import (
+    FEATURES_OFF,
+    distances,
+    learn_features,
+    learn_sides,
+    limit_features,
+)
+from training.scoring import calibrated, heat_range, pooled_features, score_logits
 from training.statistics.auc import auc_interval
 from training.statistics.calibration import fit_platt, threshold_at_sensitivity
-from worker.cascade import (
-    TypicalFeatures,
-    build_network,
-    class_activation,
-    feature_map,
-    logit_difference,
-    pooled,
-)
+from worker.cascade import TypicalFeatures
 from worker.manifest import (
     Calibration,
     OperatingThreshold,
@@ -34,15 +36,10 @@ from worker.manifest import (
     QualityGate,
     operating_point,
 )
-from worker.preprocess import centre, standardise
 
-Weights = Mapping[str, torch.Tensor]
-Tick = Callable[[], None]
+__all__ = ["Task", "Trained", "determinism", "score_logits", "steps", "train"]
 
-SCORE_BATCH = 32
-MIN_RARER = 5  # of each class; less cannot be split, calibrated and judged
-HEAT_CASES = 128
-HEAT_PERCENTILE = 99
+MIN_RARER: Final = 5  # of each class; less cannot be split, calibrated and judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +70,7 @@ class Task:
     development: StageSet
     heldout: StageSet
     dataset: str
-    parent: Weights | None = None
-
-
-@contextmanager
-def determinism(threads: int) -> Iterator[None]:
-    """Use deterministic algorithms and a fixed number of threads for a while."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+    parent: Start | None = None
 
 
 def steps(task: Task, recipe: Recipe) -> int:
@@ -94,7 +78,22 @@ def steps(task: Task, recipe: Recipe) -> int:
     cases = len(task.development) - round(
         len(task.development) * recipe.calibration_share
     )
-    return sum(recipe.steps(cases))
+    return sum(phase.epochs for phase in phases(recipe)) * max(cases // recipe.batch, 1)
+
+
+def check_enough(stage: Stage, name: str, part: StageSet) -> None:
+    """Refuse too few cases of a class.
+
+    Raises:
+        SettingsError: There are; the message counts both classes.
+    """
+    if part.rarer < MIN_RARER:
+        positives = int(part.labels.sum())
+        raise SettingsError(
+            f"{stage}: {part.rarer} {name} cases of the rarer class ({positives} "
+            f"positive of {len(part)}), at least {MIN_RARER} are needed: use a larger "
+            "cohort"
+        )
 
 
 def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
@@ -108,30 +107,25 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
     Raises:
         SettingsError: There are too few cases of a class.
     """
-    for name, part in (("development", task.development), ("held-out", task.heldout)):
-        if part.rarer < MIN_RARER:
-            raise SettingsError(
-                f"{task.stage}: {part.rarer} {name} cases of the rarer class, "
-                f"at least {MIN_RARER} are needed: use a larger cohort"
-            )
-    learn, aside = split(task.development, recipe.calibration_share, recipe.seed)
-    spec = measure(learn)
-    with determinism(recipe.threads), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = _fit_both_parts(task.parent, learn, recipe, tick)
+    check_enough(task.stage, "development", task.development)
+    check_enough(task.stage, "held-out", task.heldout)
+    kept, aside = split(task.development, recipe.calibration_share, recipe.seed)
+    spec = measure(kept)
+    with determinism(recipe.threads):
+        start = starting_weights(recipe, task.parent)
+        network = learn(start, kept, spec, recipe, Around(tick=tick))
         logits = score_logits(network, aside.crops, spec)
         labels = aside.labels.numpy()
         calibration = fit_platt(labels, logits)
-        threshold = _threshold(labels, _calibrated(logits, calibration), recipe)
-        heldout = _calibrated(
-            score_logits(network, task.heldout.crops, spec), calibration
-        )
+        threshold = choose_threshold(labels, calibrated(logits, calibration), recipe)
         typical, features = None, FEATURES_OFF
         if recipe.feature_gate:
-            typical = learn_features(pooled_features(network, learn.crops, spec))
-            features = limit_features(
-                typical, pooled_features(network, aside.crops, spec)
-            )
+            typical = learn_features(pooled_features(network, kept.crops, spec))
+            seen = pooled_features(network, aside.crops, spec)
+            features = limit_features(distances(typical, seen))
+        heldout = calibrated(
+            score_logits(network, task.heldout.crops, spec), calibration
+        )
         return Trained(
             stage=task.stage,
             recipe=recipe,
@@ -139,8 +133,10 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
             preprocessing=spec,
             calibration=calibration,
             threshold=threshold,
-            performance=_judge(task, heldout, threshold.value),
-            heat_range=_heat_range(network, learn.crops[:HEAT_CASES], spec),
+            performance=judge(
+                task.heldout.labels.numpy(), heldout, threshold.value, task.dataset
+            ),
+            heat_range=heat_range(network, kept.crops, spec),
             quality=QualityGate(
                 sides=learn_sides(task.development.sides, recipe.side_tolerance),
                 features=features,
@@ -149,157 +145,36 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
         )
 
 
-def _fit_both_parts(
-    parent: Weights | None, learn: StageSet, recipe: Recipe, tick: Tick
-) -> ResNet:
-    spec = measure(learn)
-    coarse, final = recipe.steps(len(learn))
-    network = build_network(STOCK if coarse else recipe.architecture)
-    if parent is not None:
-        network.load_state_dict(dict(parent))
-    if coarse:
-        fit(network, learn, spec, Plan(recipe, coarse, recipe.coarse_rate), tick)
-        served = build_network(recipe.architecture)
-        served.load_state_dict(network.state_dict())
-        network = served
-    fit(network, learn, spec, Plan(recipe, final, recipe.rate), tick)
-    network.eval()
-    return network
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One part of a training run: how many steps, from which learning rate."""
-
-    recipe: Recipe
-    steps: int
-    rate: float
-
-
-def fit(
-    network: ResNet, data: StageSet, spec: Preprocessing, plan: Plan, tick: Tick
-) -> None:
-    """Train a network in place, cosine from `plan.rate` to 0 after a short warm-up."""
-    recipe = plan.recipe
-    network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(
-        _groups(network, recipe), lr=plan.rate, momentum=recipe.momentum
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, plan.steps)
-    )
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for rows in _batches(len(data), recipe.batch, plan.steps, generator):
-        varied = augment(data.crops[rows], recipe.augmentation, spec, generator)
-        x = standardise(varied, spec).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
-            logits = network(x)
-        loss = functional.cross_entropy(logits.float(), data.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-        schedule.step()
-        tick()
-
-
-def _groups(network: ResNet, recipe: Recipe) -> list[dict[str, object]]:
-    """Split the weights: norms and biases are not decayed unless the recipe says so."""
-    kernels = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    return [
-        {"params": kernels, "weight_decay": recipe.weight_decay},
-        {
-            "params": others,
-            "weight_decay": recipe.weight_decay if recipe.decay_norms else 0.0,
-        },
-    ]
-
-
-def _rate(step: int, total: int) -> float:
-    warm = max(total // 10, 1)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(total - warm, 1))))
-
-
-def _batches(
-    n: int, batch: int, total: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """Yield rows of `total` batches; each epoch is a new order, a rest is dropped."""
-    per_epoch = max(n // batch, 1)
-    order = torch.randperm(n, generator=generator)
-    for step in range(total):
-        at = step % per_epoch
-        if step and at == 0:
-            order = torch.randperm(n, generator=generator)
-        yield order[at * batch : (at + 1) * batch]
-
-
-def _served_inputs(crops: torch.Tensor, spec: Preprocessing) -> Iterator[torch.Tensor]:
-    for start in range(0, len(crops), SCORE_BATCH):
-        part = crops[start : start + SCORE_BATCH]
-        x = standardise(centre(part, spec), spec)  # (b, 3, 64, 64)
-        yield x.contiguous(memory_format=torch.channels_last)
-
-
-def score_logits(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
-) -> NDArray[np.float64]:
-    """Return the logit differences (n,) of crops (n, 70, 70), as they are served."""
-    with torch.inference_mode():
-        parts = [logit_difference(network(x)) for x in _served_inputs(crops, spec)]
-    logits: NDArray[np.float64] = torch.cat(parts).double().numpy()
-    return logits
-
-
-def pooled_features(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
-) -> NDArray[np.float64]:
-    """Return the features (n, 512) of crops (n, 70, 70), as they are served."""
-    with torch.inference_mode():
-        parts = [pooled(feature_map(network, x)) for x in _served_inputs(crops, spec)]
-    features: NDArray[np.float64] = torch.cat(parts).numpy()
-    return features
-
-
-def _heat_range(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
-) -> tuple[float, float]:
-    """Return a symmetric scale: the 99th percentile of |CAM| over training crops."""
-    with torch.inference_mode():
-        maps = [
-            class_activation(network, feature_map(network, x))[0]
-            for x in _served_inputs(crops, spec)
-        ]
-    extent = float(np.percentile(torch.cat(maps).abs().numpy(), HEAT_PERCENTILE))
-    bound = float(f"{max(extent, 1e-6):.3g}")  # people read it on the colour bar
-    return -bound, bound
-
-
-def _calibrated(
-    logits: NDArray[np.float64], calibration: Calibration
-) -> NDArray[np.float64]:
-    return np.array([calibration.probability(logit) for logit in logits.tolist()])
-
-
-def _threshold(
-    labels: NDArray[np.int64], probabilities: NDArray[np.float64], recipe: Recipe
+def choose_threshold(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    recipe: Recipe,
+    where: str = "on the calibration split",
 ) -> OperatingThreshold:
+    """Return the operating threshold of a recipe from cases that nothing learned from.
+
+    `where` names those cases.
+    """
     if recipe.target_sensitivity is None:
         return OperatingThreshold(value=0.5, how="fixed at 0.5, as in the paper")
-    return threshold_at_sensitivity(labels, probabilities, recipe.target_sensitivity)
+    found = threshold_at_sensitivity(labels, probabilities, recipe.target_sensitivity)
+    how = found.how.replace("on the calibration split", where)
+    return found.model_copy(update={"how": how})
 
 
-def _judge(
-    task: Task, probabilities: NDArray[np.float64], threshold: float
+def judge(
+    labels: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    threshold: float,
+    dataset: str,
 ) -> Performance:
-    labels = task.heldout.labels.numpy()
+    """Measure probabilities (n,) of cases that nothing was chosen by."""
     area = auc_interval(labels, probabilities)
     positives = tuple(np.sort(probabilities[labels == 1]).tolist())
     negatives = tuple(np.sort(probabilities[labels == 0]).tolist())
     point = operating_point(positives, negatives, threshold)
     return Performance(
-        dataset=task.dataset,
+        dataset=dataset,
         n=len(labels),
         auc=area.value,
         auc_low=area.low,

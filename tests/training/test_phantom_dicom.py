@@ -157,7 +157,7 @@ def test_a_folder_with_files_is_not_written_over(cohort):
 def test_one_centre_can_be_written_alone(tmp_path):
     planned = writer.plan(writer.Order(cases=6, seed=1, centre=1), tmp_path)
 
-    assert {case.known["cohort"] for case in planned} == {"train", "internal"}
+    assert {case.known["cohort"] for case in planned} == {"training", "internal"}
     assert {case.subject.centre for case in planned} == {1}
 
 

@@ -28,11 +28,10 @@ from training.phantom.objects import (
 )
 from training.phantom.render import Phase, View, marked_part, render_slice, whole_slice
 from training.phantom.scanner import SCANNERS
+from training.row import COHORTS, WRITTEN
 
 FIRST_VISIT: Final = datetime(2024, 1, 2, 8, 0, 0)  # noqa: DTZ001 - a scanner's local clock
 
-
-LABELS: Final = {0: "0", 1: "1", -1: "unknown"}
 
 Row = dict[str, str | int | float]
 
@@ -107,11 +106,11 @@ def _rows(patients: laws.Patients, order: Order) -> Iterator[tuple[Subject, Row,
     for i, subject in enumerate(subjects(patients, order.seed, order.level)):
         known: Row = {
             "centre": law.centre,
-            "cohort": law.name,
+            "cohort": COHORTS.get(law.role, law.name),
             "role": law.role,
             "laterality": "L" if subject.side > 0 else "R",
-            "sln": LABELS[int(patients.sln[i])],
-            "nsln": LABELS[int(patients.nsln[i])],
+            "sln": WRITTEN[int(patients.sln[i])],
+            "nsln": WRITTEN[int(patients.nsln[i])],
             "size_cm": round(subject.size, 2),
             "age": int(clinic.age[i]),
             "menopause": "pre" if clinic.premenopausal[i] else "post",
@@ -119,7 +118,7 @@ def _rows(patients: laws.Patients, order: Order) -> Iterator[tuple[Subject, Row,
             "grade": laws.GRADE[clinic.grade[i]],
             "subtype": laws.SUBTYPE[clinic.subtype[i]],
             "birads": laws.BIRADS[clinic.birads[i]],
-            "mri_aln": LABELS[int(clinic.mri_aln[i])],
+            "mri_aln": WRITTEN[int(clinic.mri_aln[i])],
         }
         truth: Row = {
             "sln": known["sln"],

@@ -1,0 +1,203 @@
+"""One row of a cohort: a patient's marked slice, role, labels and clinical variables.
+
+The clinical variables are those of the paper's Table 1, as known before surgery.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from training.scores import INTERNAL, TRAINING
+
+UNKNOWN: Final = -1
+REQUIRED: Final = (
+    *("case_id", "patient_key", "role", "sln", "nsln"),
+    *("image", "frame", "x0", "y0", "x1", "y1"),
+)
+LABELS: Final = {"0": 0, "1": 1, "unknown": UNKNOWN, "": UNKNOWN}
+WRITTEN: Final = {0: "0", 1: "1", UNKNOWN: "unknown"}
+COHORTS: Final = {"development": TRAINING, "holdout": INTERNAL}
+MAX_SIZE_CM: Final = 30
+
+
+def _label(text: object) -> object:
+    return LABELS.get(text.casefold(), text) if isinstance(text, str) else text
+
+
+def _blank(text: object) -> object:
+    return (
+        None if isinstance(text, str) and text.casefold() in {"", "unknown"} else text
+    )
+
+
+def _flag(text: object) -> object:
+    known = {"0": 0, "1": 1}
+    return known.get(text, text) if isinstance(text, str) else text
+
+
+def _name(text: object) -> object:
+    """Read a name whatever its case and blanks; "luminal a" is "luminal A"."""
+    if not isinstance(text, str):
+        return text
+    key = " ".join(text.casefold().replace("_", " ").split())
+    return NAMES.get(key, text)
+
+
+NAMES: Final = {
+    name.casefold(): name
+    for name in (
+        *("pre", "post", "ductal", "lobular", "other", "I", "II", "III"),
+        *("luminal A", "luminal B", "HER2", "triple negative"),
+        *("0", "1", "2", "3", "4", "4A", "4B", "4C", "5", "6", "L", "R"),
+        *("yes", "no"),
+    )
+}
+
+Label = Annotated[Literal[0, 1, -1], BeforeValidator(_label)]
+Flag = Annotated[Literal[0, 1] | None, BeforeValidator(_flag), BeforeValidator(_blank)]
+Menopause = Literal["pre", "post"]
+Histology = Literal["ductal", "lobular", "other"]
+Grade = Literal["I", "II", "III"]
+Subtype = Literal["luminal A", "luminal B", "HER2", "triple negative"]
+Birads = Literal["0", "1", "2", "3", "4", "4A", "4B", "4C", "5", "6"]
+Size = Annotated[float, Field(gt=0, le=MAX_SIZE_CM)]
+Age = Annotated[float, Field(ge=0, le=120)]
+Edge = Annotated[float, Field(allow_inf_nan=False)]
+Blank: Final = BeforeValidator(_blank)
+Named: Final = BeforeValidator(_name)
+
+
+class CohortRow(BaseModel):
+    """One patient, one side, one study; None is unknown.
+
+    `image` is relative to the cohort's folder; the rectangle is in continuous
+    pixels, (0, 0) at the image's outer corner. `frame` counts from 1. `cohort` is the
+    column of the report's tables. `sln` and `nsln` are 0, 1, or -1 for unknown.
+    `pixel_sha256` digests the marked pixels once they were read; `flags` are codes of
+    what a reader of the cohort should know of the case.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    case_id: str = Field(min_length=1, max_length=128)
+    study_uid: str = ""
+    patient_key: str = Field(min_length=1)
+    centre: str = ""
+    cohort: str = ""
+    role: Literal["development", "holdout", "external"]
+    laterality: Annotated[Literal["L", "R"] | None, Named, Blank] = None
+    sln: Label
+    nsln: Label
+    size_cm: Annotated[Size | None, Blank] = None
+    age: Annotated[Age | None, Blank] = None
+    menopause: Annotated[Menopause | None, Named, Blank] = None
+    histology: Annotated[Histology | None, Named, Blank] = None
+    grade: Annotated[Grade | None, Named, Blank] = None
+    subtype: Annotated[Subtype | None, Named, Blank] = None
+    birads: Annotated[Birads | None, Named, Blank] = None
+    mri_aln: Flag = None
+    neoadjuvant: Annotated[Literal["yes", "no"] | None, Named, Blank] = None
+    image: Path
+    sop_instance_uid: str = ""
+    frame: int = Field(ge=1)
+    x0: Edge
+    y0: Edge
+    x1: Edge
+    y1: Edge
+    pixel_sha256: str = ""
+    flags: str = ""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1)."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_cohort(cls, data: Any) -> Any:  # noqa: ANN401 - any mapping
+        """Name the cohort of a row without one, or by its old name, after its role."""
+        said = data.get("cohort") or ""
+        if said in {"", "train"}:
+            centre = data.get("centre") or ""
+            external = f"ext {centre}".strip()
+            return {**data, "cohort": COHORTS.get(str(data.get("role")), external)}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> "CohortRow":
+        if self.x0 >= self.x1 or self.y0 >= self.y1:
+            raise ValueError("x0..y1: the rectangle is empty: x0 < x1 and y0 < y1")
+        if self.image.is_absolute() or ".." in self.image.parts:
+            raise ValueError("image: must be a path inside the cohort's folder")
+        return self
+
+
+COLUMNS: Final = (*CohortRow.model_fields, "sln_verified")
+"""Columns as they are written; `sln_verified` follows from `sln`: was there a SLND?"""
+
+
+def row_of(cells: Mapping[str, str]) -> CohortRow:
+    """Read a row.
+
+    Raises:
+        ValueError: The message names every wrong column and what it may hold; values
+            are not quoted.
+    """
+    try:
+        return CohortRow.model_validate(dict(cells))
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False)
+        said = (_fault(one["loc"], one["msg"]) for one in faults)
+        raise ValueError("; ".join(said)) from None
+
+
+def _fault(where: tuple[int | str, ...], message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    if not where:
+        return text
+    column = str(where[0])
+    wanted = ALLOWED.get(column)
+    return f"{column}: must be {wanted}" if wanted else f"{column}: {text}"
+
+
+ALLOWED: Final = {
+    "role": "development, holdout or external",
+    "laterality": "L or R, or empty",
+    "sln": "0, 1 or unknown",
+    "nsln": "0, 1 or unknown",
+    "size_cm": f"a number of centimetres, above 0 and up to {MAX_SIZE_CM}, or empty",
+    "age": "a number of years, 0 to 120, or empty",
+    "menopause": "pre or post, or empty",
+    "histology": "ductal, lobular or other, or empty",
+    "grade": "I, II or III, or empty",
+    "subtype": "luminal A, luminal B, HER2 or triple negative, or empty",
+    "birads": "0, 1, 2, 3, 4, 4A, 4B, 4C, 5 or 6, or empty",
+    "mri_aln": "0 or 1, or empty",
+    "neoadjuvant": "yes or no, or empty",
+    "frame": "a whole number from 1",
+    **dict.fromkeys(("x0", "y0", "x1", "y1"), "a finite number of pixels"),
+}
+
+
+def cells(row: CohortRow) -> dict[str, str]:
+    """Write a row as text, as `cohort.csv` has it; `row_of` gives the same row."""
+    fields = {name: _cell(name, getattr(row, name)) for name in CohortRow.model_fields}
+    return fields | {"sln_verified": "no" if row.sln == UNKNOWN else "yes"}
+
+
+def _cell(name: str, value: object) -> str:
+    if name in {"sln", "nsln"} and isinstance(value, int):
+        return WRITTEN[value]
+    if isinstance(value, float):
+        return str(int(value)) if name == "age" and value.is_integer() else repr(value)
+    text = value.as_posix() if isinstance(value, Path) else value
+    return "" if text is None else str(text)
