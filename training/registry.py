@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dicom_node.errors import NotFoundError, SettingsError, StateError
 from dicom_node.findings import Stage
-from training import gate, golden, lineage
+from training import features, gate, golden, lineage
 from training.gate import Contender, Evidence, Learned, Report
 from training.heldout import HeldOut, held_out, labels_of, probabilities
 from training.lineage import Lineage
@@ -101,10 +101,7 @@ def descent(snapshot: Snapshot, stage: Stage) -> Lineage:
     """Write down what the development cases of a snapshot teach a stage."""
     part = snapshot.of_role(DEVELOPMENT)
     labels = np.array(labels_of(part.rows, stage))
-    crops = part.crops.crops.double().numpy()  # (n, 70, 70)
-    features = {"crop_mean": crops.mean((1, 2)), "crop_sd": crops.std((1, 2))}
-    if part.crops.sides is not None:
-        features["roi_mm"] = np.sqrt(part.crops.sides.double().numpy().prod(axis=1))
+    measured, scanners = features.of_snapshot(part)
     return Lineage(
         stage=stage,
         snapshot_id=snapshot.id,
@@ -114,7 +111,8 @@ def descent(snapshot: Snapshot, stage: Stage) -> Lineage:
             sorted({lineage.patient_digest(row.patient_key) for row in part.rows})
         ),
         pixels=tuple(sorted({row.pixel_sha256 for row in part.rows} - {""})),
-        features={name: lineage.reference(values) for name, values in features.items()},
+        features={name: lineage.reference(values) for name, values in measured.items()},
+        scanners=scanners,
     )
 
 

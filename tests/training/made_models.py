@@ -84,7 +84,7 @@ class Maker:
         spec = measure(data)
         network = _network(data, spec, seed, shuffled=shuffled)
         fresh = from_phantom(
-            laws.draw(laws.COHORTS[0], 400, 77), 77, Level.EASY, lambda: None
+            laws.draw(laws.COHORTS[0], 200, 77), 77, Level.EASY, lambda: None
         ).for_stage(stage)
         labels = fresh.labels.numpy()
         logits = score_logits(network, fresh.crops, spec)

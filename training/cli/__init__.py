@@ -9,11 +9,13 @@ from training import demo
 from training.cli import (
     compare,
     demo_models,
+    drift,
     paper,
     phantom,
     promote,
     publish,
     rollback,
+    shadow,
     train,
 )
 
@@ -56,3 +58,5 @@ main.add_command(publish.publish)
 main.add_command(compare.compare)
 main.add_command(promote.promote)
 main.add_command(rollback.rollback)
+main.add_command(shadow.shadow)
+main.add_command(drift.drift)
