@@ -78,6 +78,20 @@ def read_pixels(
     return values.max() + values.min() - values if inverted else values
 
 
+def read_samples(
+    path: Path, frame: int, header: Dataset | None = None
+) -> NDArray[np.int64]:
+    """Decode the stored values of one frame, before the modality LUT.
+
+    Args and errors are those of `read_pixels`; values keep their sign.
+    """
+    header = read_header(path) if header is None else header
+    with readable("the pixel data"):
+        flat = frame_header(header, frame)
+        check_sizes(flat)
+        return _samples(path, frame, flat, pixels_begin(header))
+
+
 def check_sizes(header: Dataset) -> None:
     """Refuse what a decoder should not be asked for.
 

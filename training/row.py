@@ -17,63 +17,43 @@ from pydantic import (
 )
 
 from training.scores import INTERNAL, TRAINING
+from worker import clinical
+from worker.clinical import (
+    Age,
+    Birads,
+    Flag,
+    Grade,
+    Histology,
+    Menopause,
+    Side,
+    Size,
+    Subtype,
+    YesNo,
+    written,
+)
 
 UNKNOWN: Final = -1
 REQUIRED: Final = (
     *("case_id", "patient_key", "role", "sln", "nsln"),
     *("image", "frame", "x0", "y0", "x1", "y1"),
 )
-LABELS: Final = {"0": 0, "1": 1, "unknown": UNKNOWN, "": UNKNOWN}
+NEGATIVE: Final = ("0", "negative", "neg")
+POSITIVE: Final = ("1", "positive", "pos")
+LABELS: Final = {
+    **dict.fromkeys(NEGATIVE, 0),
+    **dict.fromkeys(POSITIVE, 1),
+    **dict.fromkeys(("unknown", ""), UNKNOWN),
+}
 WRITTEN: Final = {0: "0", 1: "1", UNKNOWN: "unknown"}
 COHORTS: Final = {"development": TRAINING, "holdout": INTERNAL}
-MAX_SIZE_CM: Final = 30
 
 
 def _label(text: object) -> object:
     return LABELS.get(text.casefold(), text) if isinstance(text, str) else text
 
 
-def _blank(text: object) -> object:
-    return (
-        None if isinstance(text, str) and text.casefold() in {"", "unknown"} else text
-    )
-
-
-def _flag(text: object) -> object:
-    known = {"0": 0, "1": 1}
-    return known.get(text, text) if isinstance(text, str) else text
-
-
-def _name(text: object) -> object:
-    """Read a name whatever its case and blanks; "luminal a" is "luminal A"."""
-    if not isinstance(text, str):
-        return text
-    key = " ".join(text.casefold().replace("_", " ").split())
-    return NAMES.get(key, text)
-
-
-NAMES: Final = {
-    name.casefold(): name
-    for name in (
-        *("pre", "post", "ductal", "lobular", "other", "I", "II", "III"),
-        *("luminal A", "luminal B", "HER2", "triple negative"),
-        *("0", "1", "2", "3", "4", "4A", "4B", "4C", "5", "6", "L", "R"),
-        *("yes", "no"),
-    )
-}
-
 Label = Annotated[Literal[0, 1, -1], BeforeValidator(_label)]
-Flag = Annotated[Literal[0, 1] | None, BeforeValidator(_flag), BeforeValidator(_blank)]
-Menopause = Literal["pre", "post"]
-Histology = Literal["ductal", "lobular", "other"]
-Grade = Literal["I", "II", "III"]
-Subtype = Literal["luminal A", "luminal B", "HER2", "triple negative"]
-Birads = Literal["0", "1", "2", "3", "4", "4A", "4B", "4C", "5", "6"]
-Size = Annotated[float, Field(gt=0, le=MAX_SIZE_CM)]
-Age = Annotated[float, Field(ge=0, le=120)]
 Edge = Annotated[float, Field(allow_inf_nan=False)]
-Blank: Final = BeforeValidator(_blank)
-Named: Final = BeforeValidator(_name)
 
 
 class CohortRow(BaseModel):
@@ -94,18 +74,18 @@ class CohortRow(BaseModel):
     centre: str = ""
     cohort: str = ""
     role: Literal["development", "holdout", "external"]
-    laterality: Annotated[Literal["L", "R"] | None, Named, Blank] = None
+    laterality: Side = None
     sln: Label
     nsln: Label
-    size_cm: Annotated[Size | None, Blank] = None
-    age: Annotated[Age | None, Blank] = None
-    menopause: Annotated[Menopause | None, Named, Blank] = None
-    histology: Annotated[Histology | None, Named, Blank] = None
-    grade: Annotated[Grade | None, Named, Blank] = None
-    subtype: Annotated[Subtype | None, Named, Blank] = None
-    birads: Annotated[Birads | None, Named, Blank] = None
+    size_cm: Size = None
+    age: Age = None
+    menopause: Menopause = None
+    histology: Histology = None
+    grade: Grade = None
+    subtype: Subtype = None
+    birads: Birads = None
     mri_aln: Flag = None
-    neoadjuvant: Annotated[Literal["yes", "no"] | None, Named, Blank] = None
+    neoadjuvant: YesNo = None
     image: Path
     sop_instance_uid: str = ""
     frame: int = Field(ge=1)
@@ -170,19 +150,11 @@ def _fault(where: tuple[int | str, ...], message: str) -> str:
 
 
 ALLOWED: Final = {
+    **clinical.ALLOWED,
     "role": "development, holdout or external",
     "laterality": "L or R, or empty",
     "sln": "0, 1 or unknown",
     "nsln": "0, 1 or unknown",
-    "size_cm": f"a number of centimetres, above 0 and up to {MAX_SIZE_CM}, or empty",
-    "age": "a number of years, 0 to 120, or empty",
-    "menopause": "pre or post, or empty",
-    "histology": "ductal, lobular or other, or empty",
-    "grade": "I, II or III, or empty",
-    "subtype": "luminal A, luminal B, HER2 or triple negative, or empty",
-    "birads": "0, 1, 2, 3, 4, 4A, 4B, 4C, 5 or 6, or empty",
-    "mri_aln": "0 or 1, or empty",
-    "neoadjuvant": "yes or no, or empty",
     "frame": "a whole number from 1",
     **dict.fromkeys(("x0", "y0", "x1", "y1"), "a finite number of pixels"),
 }
@@ -197,7 +169,6 @@ def cells(row: CohortRow) -> dict[str, str]:
 def _cell(name: str, value: object) -> str:
     if name in {"sln", "nsln"} and isinstance(value, int):
         return WRITTEN[value]
-    if isinstance(value, float):
-        return str(int(value)) if name == "age" and value.is_integer() else repr(value)
-    text = value.as_posix() if isinstance(value, Path) else value
-    return "" if text is None else str(text)
+    if isinstance(value, Path):
+        return value.as_posix()
+    return "" if value is None else written(value)

@@ -3,7 +3,8 @@
     snapshot.json   id, when and from what, exclusions and why, digest of every file
     cohort.csv      the rows
     crops.npz       crops (n, 70, 70) float32 in [0, 1], sides (n, 2) in mm
-    slices/         the marked slices, for whoever measures original pixels
+    slices/         the marked slices, for whoever measures original pixels; of their
+                    headers only what `training.deidentify` has on its list
 
 The id is the SHA-256 of the sorted rows with the digests of their pixels, so a cohort
 folder and the snapshot of it have the same one. Training reads snapshots only.
@@ -16,7 +17,7 @@ import json
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,18 +28,23 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dicom_node.errors import SettingsError
+from dicom_node.errors import SettingsError, UnreadableObjectError
 from dicom_node.findings import Stage
-from training import cohort
-from training.cohort import CohortRow
+from training import cohort, stage_one
+from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
+from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
 from training.row import COLUMNS, cells
+from training.stage_one import StageOne
 
 SNAPSHOT_NAME: Final = "snapshot.json"
 CROPS_NAME: Final = "crops.npz"
 SLICES_NAME: Final = "slices"
 FORMAT: Final = 1
+PLACE: Final = frozenset({"image", "frame"})
+"""Columns that say where pixels lie; which pixels these are, their digest says."""
+
 NEOADJUVANT: Final = "neoadjuvant_therapy"
 
 Tick = Callable[[], None]
@@ -60,6 +66,7 @@ class Snapshot:
 
     `folder` is where the images of the rows are, for whoever reads original pixels.
     `sources` says what it was made from: the database's time, the results.
+    `stage_one` is what the live stage I said of the cases, where it did.
     """
 
     id: str
@@ -71,6 +78,7 @@ class Snapshot:
     synthetic: bool = False
     created_at: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
+    stage_one: Mapping[str, StageOne] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,44 +178,55 @@ class About:
     exclusions: tuple[Exclusion, ...] = ()
     synthetic: bool = False
     sources: dict[str, Any] = field(default_factory=dict)
+    stage_one: Mapping[str, StageOne] = field(default_factory=dict)
+
+
+def _looks(folder: Path, rows: Sequence[CohortRow], tick: Tick) -> Iterator[Look]:
+    for row in rows:
+        yield cohort.look(folder, row)
+        tick()
 
 
 def assemble(
-    folder: Path, rows: Sequence[CohortRow], about: About, tick: Tick = lambda: None
+    folder: Path,
+    rows: Sequence[CohortRow],
+    about: About,
+    tick: Tick = lambda: None,
+    looks: Sequence[Look] = (),
 ) -> Snapshot:
-    """Look at the slices of rows and make a snapshot of them in memory.
+    """Make a snapshot of rows in memory, from a look at their slices.
+
+    `looks` are those of the rows, where the caller has them already.
 
     Raises:
         SettingsError: A slice or a rectangle is faulty, or two patients share pixels.
     """
     if not rows:
         raise SettingsError(f"{folder / COHORT_NAME}: no case is left to learn from")
-    looks = []
-    for row in rows:
-        looks.append(cohort.look(folder, row))
-        tick()
+    found = looks or tuple(_looks(folder, rows, tick))
     seen = tuple(
         row.model_copy(update={"pixel_sha256": one.sha256})
-        for row, one in zip(rows, looks, strict=True)
+        for row, one in zip(rows, found, strict=True)
     )
     cohort.demand_different(seen, folder / COHORT_NAME)
     return Snapshot(
         id=identify(seen),
         rows=seen,
-        crops=cohort.labelled(seen, looks),
+        crops=cohort.labelled(seen, found),
         description=about.description,
         exclusions=about.exclusions,
         folder=folder,
         synthetic=about.synthetic,
         sources=about.sources,
+        stage_one=about.stage_one,
     )
 
 
 def identify(rows: Sequence[CohortRow]) -> str:
-    """Return the id of rows: where their images lie does not matter, nor the order."""
+    """Return the id of rows; neither their order nor where their images lie counts."""
     lines = sorted(
         json.dumps(
-            {name: value for name, value in cells(row).items() if name != "image"},
+            {name: cell for name, cell in cells(row).items() if name not in PLACE},
             sort_keys=True,
         )
         for row in rows
@@ -255,11 +274,14 @@ def _write(draft: Path, found: Snapshot) -> None:
     rows = []
     for at, row in enumerate(found.rows, start=1):
         name = Path(SLICES_NAME) / f"{at:05d}.dcm"
-        shutil.copyfile(found.folder / row.image, draft / name)
-        rows.append(row.model_copy(update={"image": name}))
+        _write_slice(found.folder, row, draft / name)
+        rows.append(row.model_copy(update={"image": name, "frame": 1}))
     (draft / COHORT_NAME).write_bytes(table(rows))
     with (draft / CROPS_NAME).open("wb") as stream:
         np.savez(stream, crops=found.crops.crops.numpy(), sides=_sides(found))
+    if found.stage_one:
+        said = [found.stage_one[row.case_id] for row in found.rows]
+        (draft / stage_one.STAGE_ONE_NAME).write_bytes(stage_one.encode(said))
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     written = _Written(
         format=FORMAT,
@@ -274,6 +296,34 @@ def _write(draft: Path, found: Snapshot) -> None:
     )
     text = json.dumps(written.model_dump(mode="json"), indent=2, sort_keys=True)
     (draft / SNAPSHOT_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _write_slice(folder: Path, row: CohortRow, path: Path) -> None:
+    """Write a marked slice without what identifies a person, and read it again.
+
+    Raises:
+        SettingsError: It cannot be written with the same pixels.
+    """
+    identity = Identity(
+        patient_id=row.patient_key[:64],
+        uid=lambda uid: uid,  # whoever froze it may look the case up
+        day=None,
+        options=(KEPT_DEVICE, KEPT_UIDS),
+    )
+    try:
+        image = marked_slice(folder / row.image, row.frame, identity)
+    except UnreadableObjectError as error:
+        raise SettingsError(f"case {row.case_id}: image: {error}") from error
+    image.save_as(path, enforce_file_format=True)
+    again = cohort.look(path.parent, row.model_copy(update=_first(path)))
+    if again.sha256 != row.pixel_sha256:
+        raise SettingsError(
+            f"case {row.case_id}: image: its pixels cannot be kept as they are"
+        )
+
+
+def _first(path: Path) -> dict[str, Any]:
+    return {"image": Path(path.name), "frame": 1}
 
 
 def _sides(found: Snapshot) -> "np.ndarray[Any, np.dtype[np.float32]]":
@@ -323,6 +373,7 @@ def _frozen(folder: Path, tick: Tick) -> Snapshot:
         synthetic=written.synthetic,
         created_at=written.created_at,
         sources=written.sources,
+        stage_one=stage_one.read(folder),
     )
 
 

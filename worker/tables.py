@@ -282,3 +282,86 @@ class ThresholdRow(Base):
     reason: Mapped[str] = mapped_column(Text)
     set_at: Mapped[datetime]
     set_by: Mapped[str]
+
+
+class LabelValue(StrEnum):
+    """What pathology says of a target; unknown where nobody looked."""
+
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+    UNKNOWN = "unknown"
+
+
+class LabelRow(Base):
+    """A label from pathology; the newest of a side and target counts.
+
+    The SLN has its rows in `slnd`; here are results of axillary dissection (NSLN).
+    `performed_on` is the day of the dissection.
+    """
+
+    __tablename__ = "label_event"
+    __table_args__ = (Index(None, "study_uid", "laterality"),)
+
+    label_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
+    laterality: Mapped[Laterality]
+    target: Mapped[Stage]
+    value: Mapped[LabelValue]
+    performed_on: Mapped[date | None]
+    source: Mapped[str] = mapped_column(Text)
+    recorded_at: Mapped[datetime]
+    recorded_by: Mapped[str]
+
+
+class ClinicalRow(Base):
+    """One clinical variable of one side, as it was known then; the newest counts.
+
+    `variable` is one of `worker.clinical`; a null `value` takes back what was said.
+    """
+
+    __tablename__ = "clinical_event"
+    __table_args__ = (Index(None, "study_uid", "laterality"),)
+
+    clinical_id: Mapped[int] = mapped_column(primary_key=True)
+    study_uid: Mapped[str] = mapped_column(ForeignKey("study.study_uid"))
+    laterality: Mapped[Laterality]
+    variable: Mapped[str] = mapped_column(String(32))
+    value: Mapped[str | None] = mapped_column(String(32))
+    source: Mapped[str] = mapped_column(Text)
+    recorded_at: Mapped[datetime]
+    recorded_by: Mapped[str]
+
+
+class PatientRoleRow(Base):
+    """What a patient's cases may be used for in training; never changed.
+
+    The key of the table is the patient: nobody can have two roles.
+    """
+
+    __tablename__ = "patient_role"
+
+    patient_key: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    centre: Mapped[str]
+    assigned_at: Mapped[datetime]
+
+
+class SnapshotRow(Base):
+    """A frozen data set: from which results, and what was left out, and why.
+
+    With the same `as_of` it can be made again. `exclusions` holds "reason: n".
+    """
+
+    __tablename__ = "dataset_snapshot"
+
+    snapshot_id: Mapped[str] = mapped_column(SHA256, primary_key=True)
+    as_of: Mapped[datetime]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    cases: Mapped[int]
+    sln_positive: Mapped[int]
+    sln_known: Mapped[int]
+    nsln_positive: Mapped[int]
+    nsln_known: Mapped[int]
+    results: Mapped[list[str]]
+    exclusions: Mapped[list[str]]

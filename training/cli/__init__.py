@@ -7,6 +7,7 @@ import click
 from dicom_node.errors import NodeError, NotFoundError, StateError
 from training import demo
 from training.cli import (
+    cohort,
     compare,
     demo_models,
     drift,
@@ -51,6 +52,7 @@ def main() -> None:
 
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
+main.add_command(cohort.cohort)
 main.add_command(train.train_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)

@@ -21,6 +21,10 @@ COMMANDS: Final = {
     "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
+    "pathology": (
+        "worker.cli.pathology",
+        "Import labels and clinical variables for training.",
+    ),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
     "send": ("worker.cli.send", "Send DICOM files to any application entity."),

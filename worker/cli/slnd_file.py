@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -55,7 +56,9 @@ def text_of(file: Path) -> str:
         return content.decode("cp1252", "replace")
 
 
-def reader_of(text: str) -> "csv.DictReader[str]":
+def reader_of(
+    text: str, required: Sequence[str] = REQUIRED, optional: Sequence[str] = OPTIONAL
+) -> "csv.DictReader[str]":
     """Return the lines of a file whose columns are all known.
 
     Raises:
@@ -68,17 +71,17 @@ def reader_of(text: str) -> "csv.DictReader[str]":
         columns = [name.strip().lower() for name in reader.fieldnames or []]
     except csv.Error:
         raise LineError("line 1 cannot be read as CSV; nothing was recorded") from None
-    missing = [name for name in REQUIRED if name not in columns]
+    missing = [name for name in required if name not in columns]
     odd = [
         number
         for number, name in enumerate(columns, start=1)
-        if name not in {*REQUIRED, *OPTIONAL} or columns.index(name) != number - 1
+        if name not in {*required, *optional} or columns.index(name) != number - 1
     ]
     if missing or odd:
         said = [f"column {name} is missing" for name in missing]
         said += [f"column number {number} is unknown or double" for number in odd]
         raise LineError(
-            f"line 1: {'; '.join(said)}. Known: {', '.join((*REQUIRED, *OPTIONAL))}"
+            f"line 1: {'; '.join(said)}. Known: {', '.join((*required, *optional))}"
         )
     reader.fieldnames = columns
     return reader
