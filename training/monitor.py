@@ -20,8 +20,8 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from training import drift, features, kept_cases, known_labels, lineage
 from training.drift import Finding
-from training.lineage import Lineage, Reference
 from training.kept_cases import LiveCase
+from training.lineage import Lineage, Reference
 from training.site import Site
 from worker import models, outcomes
 from worker.manifest import Manifest
@@ -50,7 +50,9 @@ def observe(site: Site, stage: Stage, at: datetime) -> list[Finding]:
         champion = outcomes.activations(session).get(stage)
         cases = kept_cases.newest(session, stage, 2 * drift.WINDOW)
         history = kept_cases.newest(session, stage, LABELLED_LOOKBACK)
-        known = known_labels.known(session, stage)
+        known = known_labels.known(
+            session, stage, itc_is_positive=site.settings.itc_is_positive
+        )
     if champion is None:
         return []
     folder = models.folder(site.models, champion.name, champion.version)

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
+from dicom_node.settings import Listed
 from training.policy import Policy
 from worker.settings import WorkerSettings
 
@@ -27,13 +29,15 @@ class TrainingSettings(WorkerSettings):
 
     `retrain_automatic` lets a challenger that passes every check serve without a
     person; its checks then need `retrain_holdout` held-out cases and, for stage II,
-    `retrain_nsln_automatic` SLN-positive training cases. `retrain_recipe` is a preset.
+    `retrain_nsln_automatic` SLN-positive training cases. `retrain_recipe` is a preset;
+    `retrain_centre` and `retrain_external` name centres as `cohort freeze` does.
     Reports go to `retrain_webhook`, signed when a file with a secret is given.
     """
 
     retrain_schedule: str = "0 2 * * *"
     retrain_recipe: str = "default"
-    retrain_folds: int | None = Field(default=None, ge=2)
+    retrain_centre: str | None = None
+    retrain_external: Annotated[tuple[str, ...], NoDecode, Listed] = ()
     retrain_first_cases: int = Field(default=300, ge=1)
     retrain_first_positives: int = Field(default=70, ge=1)
     retrain_nsln_cases: int = Field(default=200, ge=1)

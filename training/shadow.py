@@ -36,6 +36,7 @@ from worker.registry import Decision
 log = logging.getLogger(__name__)
 
 BATCH: Final = 200
+LOOKBACK: Final = 100_000
 MIN_OF_EACH: Final = 2
 
 
@@ -192,9 +193,12 @@ def _record(
         log.info("shadow score was there", extra={"result_id": case.result_id})
 
 
-def prospective(session: Session, stage: Stage, weights_sha256: str) -> Prospective:
+def prospective(
+    session: Session, shadow: Shadow, *, itc_is_positive: bool
+) -> Prospective:
     """Compare a shadow with the model in service on cases labelled after its score."""
-    known = known_labels.known(session, stage)
+    stage, weights_sha256 = shadow.stage, shadow.weights_sha256
+    known = known_labels.known(session, stage, itc_is_positive=itc_is_positive)
     pairs = []
     scored = session.scalars(
         select(ShadowScoreRow).where(
@@ -204,7 +208,7 @@ def prospective(session: Session, stage: Stage, weights_sha256: str) -> Prospect
         )
     )
     at = {row.result_id: row for row in scored}
-    for case in kept_cases.newest(session, stage, limit=len(at) + 1_000_000 * bool(at)):
+    for case in kept_cases.newest(session, stage, limit=LOOKBACK if at else 0):
         row, label = at.get(case.result_id), known.get(case.side)
         if row and label and row.probability is not None and label.known_at > row.at:
             pairs.append((label.value, row.probability, case.probability))
@@ -229,6 +233,7 @@ def _compared(pairs: "np.ndarray[Any, np.dtype[np.float64]]") -> Prospective:
 
 def status(site: Site) -> list[dict[str, Any]]:
     """Return each running shadow, what it scored, and how it compares."""
+    itc = site.settings.itc_is_positive
     with site.sessions() as session:
         return [
             asdict(one)
@@ -236,9 +241,9 @@ def status(site: Site) -> list[dict[str, Any]]:
                 "model": one.reference,
                 "scored": _count(session, one, faulty=False),
                 "faults": _count(session, one, faulty=True),
-                "prospective": asdict(prospective(session, stage, one.weights_sha256)),
+                "prospective": asdict(prospective(session, one, itc_is_positive=itc)),
             }
-            for stage, one in running(session).items()
+            for one in running(session).values()
         ]
 
 

@@ -15,6 +15,7 @@ from training.cli import (
     phantom,
     promote,
     publish,
+    retrain,
     rollback,
     shadow,
     train,
@@ -62,3 +63,4 @@ main.add_command(promote.promote)
 main.add_command(rollback.rollback)
 main.add_command(shadow.shadow)
 main.add_command(drift.drift)
+main.add_command(retrain.retrain)
