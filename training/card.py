@@ -9,8 +9,9 @@ import numpy as np
 
 from dicom_node.findings import Proportion, Stage
 from training.row import CohortRow
+from training.scores import CohortScores
 from training.snapshot import Snapshot
-from training.statistics.auc import AucInterval
+from training.statistics.auc import AucInterval, auc_interval
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 
 TARGETS = {
@@ -19,6 +20,7 @@ TARGETS = {
 }
 
 
+MIN_CLASS: Final = 2  # a variance needs two
 FEW_SLN_POSITIVE: Final = 400
 """Below, a stage II model is too uncertain to be promoted by itself."""
 
@@ -53,7 +55,9 @@ class Background:
     folds: int
 
 
-def population(cohort: Snapshot, case_ids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def population(
+    cohort: Snapshot, case_ids: Iterable[str]
+) -> tuple[tuple[str, str], ...]:
     """Summarise these cases as Table 1 does: median (IQR), or n (%) of each group."""
     wanted = set(case_ids)
     rows = [row for row in cohort.rows if row.case_id in wanted]
@@ -75,7 +79,9 @@ def _groups(rows: Sequence[CohortRow], field: str) -> str:
     values = [getattr(row, field) for row in rows]
     if field in {"sln", "nsln", "mri_aln"}:
         values = [LABELS[value] for value in values]
-    counts = Counter("unknown" if value in {None, ""} else str(value) for value in values)
+    counts = Counter(
+        "unknown" if value in {None, ""} else str(value) for value in values
+    )
     return ", ".join(
         f"{name} {count} ({count / len(rows):.1%})"
         for name, count in sorted(counts.items())
@@ -145,6 +151,28 @@ evaluate` measures external cohorts. It started from: {background.started_from}.
 | | median (IQR) or n (%) |
 |---|---|
 {rows}"""
+
+
+def with_cohorts(text: str, cohorts: Sequence[CohortScores]) -> str:
+    """Append to a card what the model does in every cohort of an evaluation."""
+    lines = []
+    for part in cohorts:
+        area = area_of(part)
+        said = _area(area) if area else "too few of a class"
+        lines.append(f"| {part.cohort} | {len(part)} ({part.labels.sum()}) | {said} |")
+    rows = "\n".join(lines)
+    return (
+        f"{text}\n## Every cohort of this evaluation\n\n"
+        f"| cohort | n (positive) | AUC (95% CI) |\n|---|---|---|\n{rows}\n"
+    )
+
+
+def area_of(part: CohortScores) -> AucInterval | None:
+    """Return the AUC of a cohort, None where a class has too few cases for one."""
+    positives = int(part.labels.sum())
+    if min(positives, len(part) - positives) < MIN_CLASS:
+        return None
+    return auc_interval(part.labels, part.probabilities)
 
 
 def _area(area: AucInterval) -> str:

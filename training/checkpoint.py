@@ -28,7 +28,7 @@ def digest(tensors: Tensors) -> str:
     whole = hashlib.sha256()
     for name in sorted(tensors):
         whole.update(name.encode("ascii"))
-        whole.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        whole.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
 
 

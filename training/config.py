@@ -1,7 +1,7 @@
 """The recipe of a training run: every number of it, and the named presets."""
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,10 @@ STOCK: Final = Architecture(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1), map_si
 
 DILATED: Final = Architecture()
 """The served network: a map of 8x8."""
+
+PROCEDURAL: Final = "procedural"
+RANDOM: Final = "none"
+"""Initialisations that are no file: the shipped trunk, and no pre-training at all."""
 
 
 class Augmentation(StrEnum):
@@ -32,8 +36,21 @@ class Schedule(StrEnum):
     EPOCH_COSINE = "epoch-cosine"
 
 
+class Head(StrEnum):
+    """Where the head is from: a regression on the frozen trunk, or learned with it."""
+
+    LOGISTIC = "logistic"
+    LEARNED = "learned"
+
+
 class Recipe(BaseModel):
     """One stage's training; the same recipe, seed and threads give the same weights.
+
+    `init` is `procedural` (the shipped trunk), `none` or the path of a weight file,
+    which needs `init_sha256`. With a `logistic` head the trunk stays frozen, and the
+    head is a regression on the averages of `head_from` to layer4 over `views` turned
+    and mirrored crops; `epochs` of the whole network may follow, kept only where inner
+    folds gain. With a `learned` head the whole network is trained for `epochs`.
 
     `coarse_epochs` run first, with stock strides and the same weights, at a third of
     the cost; `epochs` train the network in the shape in which it is calibrated,
@@ -45,10 +62,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str
+    init: str = PROCEDURAL
+    init_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    head: Head = Head.LEARNED
+    head_from: Literal[1, 2, 3, 4] = 4
+    views: int = Field(default=8, ge=1, le=8)
     dilated: bool = True
     coarse_epochs: int = Field(default=0, ge=0)
     coarse_rate: float = Field(default=0.05, gt=0)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=0)
     rate: float = Field(gt=0)
     schedule: Schedule = Schedule.STEP_COSINE
     final_rate: float = Field(default=0.0, ge=0)
@@ -68,7 +90,9 @@ class Recipe(BaseModel):
     @property
     def architecture(self) -> Architecture:
         """Shape of the network that is published."""
-        return DILATED if self.dilated else STOCK
+        layers = tuple(range(self.head_from, 5))
+        shape = DILATED if self.dilated else STOCK
+        return shape.model_copy(update={"head_layers": layers})
 
     def steps(self, cases: int) -> tuple[int, int]:
         """Return the steps of the coarse and of the final part; a rest is dropped."""
@@ -78,6 +102,7 @@ class Recipe(BaseModel):
 
 PAPER: Final = Recipe(
     preset="paper",
+    init=RANDOM,
     dilated=False,
     epochs=20,
     rate=0.005,
@@ -94,25 +119,21 @@ stated rate and the last one at 1e-6, all but wasted. That is not copied: the sc
 steps after each epoch, as PyTorch documents and the paper states.
 """
 
-CI: Final = Recipe(
-    preset="ci", dilated=False, epochs=2, rate=0.02, batch=16, threads=1
+DEFAULT: Final = Recipe(
+    preset="default", head=Head.LOGISTIC, head_from=2, epochs=0, rate=0.001
 )
-"""Seconds: shows that every part works, not how well."""
+"""A logistic head on the frozen, shipped trunk: seconds, and best on new scanners."""
 
-DEFAULT: Final = Recipe(preset="default", epochs=30, rate=0.02)
-
-DEMO: Final = Recipe(
-    preset="demo",
-    coarse_epochs=8,
-    coarse_rate=0.05,
-    epochs=1,
-    rate=0.01,
-    autocast=True,
-    feature_gate=False,
-    side_tolerance=1.75,
-    threads=1,
+DEMO: Final = DEFAULT.model_copy(
+    update={
+        "preset": "demo",
+        "autocast": True,
+        "feature_gate": False,
+        "side_tolerance": 1.75,
+        "threads": 1,
+    }
 )
-"""A short training for the demonstration: minutes, not quality.
+"""The default on phantoms, for the demonstration.
 
 What learned from phantoms has never seen anything like a real breast, so a feature
 gate would hold every real study: it is switched off, and says so. The reader of the
@@ -122,18 +143,16 @@ One thread: a second saves a third of the time on an idle machine, and costs man
 times the time where both wait for each other on a busy one.
 """
 
-DEMO_STAGE_TWO: Final = DEMO.model_copy(
-    update={
-        "coarse_epochs": 4,
-        "coarse_rate": 0.01,
-        "rate": 0.005,
-        "side_tolerance": 2.1,
-    }
-)
-"""Stage II of the demonstration starts from the trunk of stage I.
+DEMO_STAGE_TWO: Final = DEMO.model_copy(update={"side_tolerance": 2.1})
+"""Stage II of the demonstration.
 
 Small lesions are rare among its SLN-positive cases: the tolerance reaches to the same
 shortest side.
 """
 
-PRESETS: Final = {recipe.preset: recipe for recipe in (PAPER, DEFAULT, CI, DEMO)}
+CI: Final = DEFAULT.model_copy(
+    update={"preset": "ci", "views": 1, "autocast": True, "threads": 1}
+)
+"""The default with one view, for tests that only need it to work."""
+
+PRESETS: Final = {recipe.preset: recipe for recipe in (PAPER, DEFAULT, DEMO, CI)}

@@ -11,7 +11,6 @@ chosen by, measures once whether that holds.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -19,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from dicom_node.findings import Stage
-from training.config import Recipe
 from training.cohort import CohortRow
 from training.datasets import LabelledCrops, StageSet
 from training.leakage import check_contrast, check_development
@@ -67,9 +65,7 @@ class Validated:
     resubstitution: AucInterval
 
 
-def cases_of(
-    rows: Sequence[CohortRow], crops: LabelledCrops, stage: Stage
-) -> Cases:
+def cases_of(rows: Sequence[CohortRow], crops: LabelledCrops, stage: Stage) -> Cases:
     """Return the cases with a known label; stage II has SLN-positive ones only."""
     known = [
         row.sln >= 0 if stage is Stage.SLN else row.sln == 1 and row.nsln >= 0
@@ -145,9 +141,7 @@ def finish(
     logits, far = combine(given, parts, results)
     calibration = fit_platt(labels, logits)
     where = f"{OUT_OF_FOLD}, {len(parts) - 1} folds"
-    threshold = choose_threshold(
-        labels, calibrated(logits, calibration), recipe, where
-    )
+    threshold = choose_threshold(labels, calibrated(logits, calibration), recipe, where)
     spec, crops = served.preprocessing, given.cases.data.crops
     own = calibrated(score_logits(served.network, crops, spec), calibration)
     typical, features = None, FEATURES_OFF

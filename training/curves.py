@@ -67,7 +67,7 @@ def draw(path: Path, curves: Mapping[str, Sequence[Epoch]]) -> None:
         fontsize=7,
     )
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    canvas.print_png(picture)  # type: ignore[no-untyped-call]  # matplotlib
     write_whole(path, picture.getvalue(), sync=False)
 
 

@@ -16,22 +16,20 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models import ResNet
 
 from training.augment import augment
 from training.config import STOCK, Recipe, Schedule
 from training.datasets import StageSet
 from training.statistics.auc import auc
 from training.team import Team
-from worker.cascade import build_network, logit_difference
+from worker.cascade import Network, build_network, logit_difference, reshape
 from worker.manifest import Architecture, Preprocessing
 from worker.preprocess import standardise
 
 Tensors = dict[str, torch.Tensor]
 Tick = Callable[[], None]
-Judge = Callable[[ResNet], float | None]
+Judge = Callable[[Network], float | None]
 
-ALONE: Final = Team(torch.device("cpu"))
 MOMENTUM: Final = "momentum_buffer"
 
 
@@ -82,6 +80,10 @@ class NoJournal:
         """Forget the state."""
 
 
+ALONE: Final = Team(torch.device("cpu"))
+NO_JOURNAL: Final = NoJournal()
+
+
 @dataclass(frozen=True, slots=True)
 class Around:
     """What surrounds a run and never changes its result.
@@ -90,7 +92,7 @@ class Around:
     """
 
     team: Team = ALONE
-    journal: Journal = NoJournal()
+    journal: Journal = NO_JOURNAL
     judge: Judge = lambda _: None
     tick: Tick = lambda: None
 
@@ -126,7 +128,7 @@ def determinism(threads: int) -> Iterator[None]:
 
 def fit(
     start: Tensors, data: StageSet, spec: Preprocessing, recipe: Recipe, around: Around
-) -> ResNet:
+) -> Network:
     """Train a network from given weights and return it in eval mode on the CPU.
 
     The last weights count: no epoch is chosen. The same arguments give the same
@@ -135,12 +137,12 @@ def fit(
     """
     state = around.journal.load() or State(start, {}, ())
     done = 0
-    network = build_network(recipe.architecture)
-    network.load_state_dict(state.weights)
+    network = built(recipe.architecture, state.weights)
+    network.to(around.team.device)
     for number, phase in enumerate(phases(recipe)):
         left = range(max(len(state.curve) - done, 0), phase.epochs)
         if left:
-            network = _shaped(phase.architecture, network, around.team)
+            reshape(network, phase.architecture)
             runner = _Runner(network, data, spec, recipe, around)
             runner.restore(state.momentum if left.start else {})
             for epoch in left:
@@ -150,17 +152,18 @@ def fit(
                     around.journal.save(state)
                 around.team.wait()
         done += phase.epochs
-    served = _shaped(recipe.architecture, network, ALONE)
-    served.eval()
-    return served
+    reshape(network, recipe.architecture)
+    network.to("cpu").eval()
+    return network
 
 
-def _shaped(architecture: Architecture, network: ResNet, team: Team) -> ResNet:
-    """Return a network of another shape with the same weights, ready on the device."""
-    shaped = build_network(architecture).to(team.device)
-    shaped = shaped.to(memory_format=torch.channels_last)
-    shaped.load_state_dict(network.state_dict())
-    return shaped
+def built(architecture: Architecture, weights: Tensors) -> Network:
+    """Return a network with these weights; no random number is drawn."""
+    with torch.device("meta"):
+        network = build_network(architecture)
+    network.to_empty(device="cpu").to(memory_format=torch.channels_last)
+    network.load_state_dict(weights)
+    return network
 
 
 def rate_at(recipe: Recipe, phase: Phase, step: int, per_epoch: int) -> float:
@@ -188,7 +191,7 @@ class _Runner:
 
     def __init__(
         self,
-        network: ResNet,
+        network: Network,
         data: StageSet,
         spec: Preprocessing,
         recipe: Recipe,

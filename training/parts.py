@@ -18,19 +18,18 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models import ResNet
 
 from training import checkpoint, curves
 from training.checkpoint import OnDisk
 from training.config import Recipe
 from training.datasets import StageSet, measure
 from training.learning import Start, learn, starting_weights
-from training.loop import Around, State, Tensors, determinism, phases
+from training.loop import Around, State, Tensors, built, determinism, phases
 from training.range import distances, learn_features
 from training.scoring import pooled_features, score_logits
 from training.statistics.auc import auc
 from training.team import Team
-from worker.cascade import build_network
+from worker.cascade import Network
 from worker.manifest import Preprocessing
 
 RESULT_NAME: Final = "result.safetensors"
@@ -64,7 +63,7 @@ class Part:
 class Result:
     """A trained part: its network and what it says of the cases left aside (m,)."""
 
-    network: ResNet
+    network: Network
     preprocessing: Preprocessing
     logits: NDArray[np.float64]
     distances: NDArray[np.float64]
@@ -106,9 +105,7 @@ def plan(
     ]
 
 
-def train_all(
-    parts: Sequence[Part], workers: int, team: Team, follow: Follow
-) -> None:
+def train_all(parts: Sequence[Part], workers: int, team: Team, follow: Follow) -> None:
     """Train every part that is not done, `workers` at a time."""
     left = []
     for part in parts:
@@ -116,10 +113,17 @@ def train_all(
             left.append(part)
         else:
             follow(part.name, epochs(part.recipe))
-    if workers <= 1 or team.world > 1 or len(left) <= 1:
-        for part in left:
-            train_part(part, team, follow)
+    if workers > 1 and team.world == 1 and len(left) > 1:
+        _train_beside(left, workers, team, follow)
         return
+    for part in left:
+        train_part(part, team, follow)
+
+
+def _train_beside(
+    left: Sequence[Part], workers: int, team: Team, follow: Follow
+) -> None:
+    """Train parts in several processes and tell what their folders show."""
     context = multiprocessing.get_context("spawn")  # forked children inherit threads
     with ProcessPoolExecutor(
         min(workers, len(left)), mp_context=context, initializer=_end_with_parent
@@ -164,7 +168,9 @@ def finished(part: Part) -> int:
     return len(curves.read(part.folder / curves.CURVE_NAME))
 
 
-def train_part(part: Part, team: Team, follow: Follow = lambda _name, _done: None) -> None:
+def train_part(
+    part: Part, team: Team, follow: Follow = lambda _name, _done: None
+) -> None:
     """Train one part and write its result, unless that is there."""
     part.folder.mkdir(parents=True, exist_ok=True)
     with _held(part.folder, team), determinism(part.recipe.threads):
@@ -208,7 +214,7 @@ def _train(part: Part, team: Team, follow: Follow) -> None:
     spec = measure(data)
     disk = OnDisk(part.folder)
 
-    def judge(network: ResNet) -> float | None:
+    def judge(network: Network) -> float | None:
         if not 0 < part.aside_labels.sum() < len(part.aside_labels):
             return None
         return auc(part.aside_labels, score_logits(network, aside, spec))
@@ -242,9 +248,7 @@ def result_of(part: Part) -> Result | None:
         return None
     tensors, facts = found
     logits, beyond = tensors.pop(LOGITS), tensors.pop(DISTANCES)
-    network = build_network(part.recipe.architecture)
-    network = network.to(memory_format=torch.channels_last)
-    network.load_state_dict(tensors)
+    network = built(part.recipe.architecture, tensors)
     network.eval()
     return Result(
         network=network,
@@ -264,9 +268,7 @@ def weights_of(run: Path, name: str) -> Tensors | None:
 
 def draw_curves(run: Path, parts: Sequence[Part]) -> None:
     """Draw the curves of all parts into one picture, if an epoch is finished."""
-    found = {
-        part.name: curves.read(part.folder / curves.CURVE_NAME) for part in parts
-    }
+    found = {part.name: curves.read(part.folder / curves.CURVE_NAME) for part in parts}
     begun = {name: curve for name, curve in sorted(found.items()) if curve}
     if begun:
         curves.draw(run / curves.PICTURE_NAME, begun)

@@ -13,7 +13,7 @@ from dicom_node.findings import Stage
 from training import leakage, runs, snapshot, splits
 from training.config import Recipe
 from training.crossval import Cases, Development, cases_of, development
-from training.learning import Start, starting_weights
+from training.learning import Start, pretrained, starting_weights
 from training.parts import ALL, weights_of
 from training.publish import libraries
 from training.runs import Key
@@ -31,7 +31,7 @@ HOLDOUT: Final = "holdout"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a person asked for; `parent` is the folder of the SLN model to start from."""
+    """What a person asked for; `parent` is the folder of the SLN model to use."""
 
     cohort: Path
     stage: Stage
@@ -117,7 +117,7 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
     )
     given = development(developing.rows, developing.crops, wish.stage, drawn)
     heldout = _heldout(cohort, wish.stage)
-    origins = _origins(wish, parent, given, heldout)
+    origins = _origins(wish.recipe, parent, given, heldout)
     starting_weights(wish.recipe, origins.of(ALL))  # refuses what does not fit
     key = Key(
         stage=wish.stage,
@@ -126,7 +126,7 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
         seed=wish.recipe.seed,
         recipe=wish.recipe.model_dump(mode="json"),
         initial=origins.words,
-        parent_weights_sha256=origins.parent and origins.parent.weights_sha256,
+        parent_weights_sha256=origins.parent.weights_sha256 if origins.parent else None,
         device=team.device.type,
         world=team.world,
         libraries=libraries(),
@@ -178,8 +178,16 @@ def _parent(wish: Wish) -> Path | None:
     return models.folder(wish.out, found[-1].name, found[-1].version)
 
 
+def _named(recipe: Recipe) -> str:
+    if recipe.init == RANDOM:
+        return "random weights"
+    if recipe.init == PROCEDURAL:
+        return "the shipped trunk, pre-trained on procedural images"
+    return f"{Path(recipe.init).name}, SHA-256 {recipe.init_sha256}"
+
+
 def _origins(
-    wish: Wish, parent: Path | None, given: Development, heldout: Cases
+    recipe: Recipe, parent: Path | None, given: Development, heldout: Cases
 ) -> Origins:
     """Return what the networks start from.
 
@@ -190,7 +198,7 @@ def _origins(
         SettingsError: Stage I saw the held-out cases, or was trained on other folds.
     """
     if parent is None:
-        return Origins("random weights")
+        return Origins(_named(recipe), pretrained(recipe))
     trunk = load_stage(parent, torch.device("cpu"))
     manifest, weights = trunk.manifest, trunk.network.state_dict()
     run = runs.producing(parent.parents[1], manifest.weights_sha256)
@@ -209,7 +217,9 @@ def _origins(
             "held out here: start from another model"
         )
     if seen.isdisjoint(given.cases.pixels):
-        return Origins(f"{manifest.reference}, of other cases", weights, parent=manifest)
+        return Origins(
+            f"{manifest.reference}, of other cases", weights, parent=manifest
+        )
     _check_same_folds(run, given, manifest)
     names = [f"fold-{fold}" for fold in np.unique(given.folds).tolist()]
     each = {name: weights_of(run, name) for name in names}

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 import torchvision
 from safetensors.torch import save
-from torchvision.models import ResNet
 
 from dicom_node.errors import NodeError
 from training import card
 from training.train import Trained
 from worker import manifest as manifests
 from worker import models
-from worker.cascade import TypicalFeatures
+from worker.cascade import Network, TypicalFeatures
 from worker.manifest import Manifest, TrainingRecord
 from worker.weights import FEATURE_MEAN, WHITENING
 
@@ -34,7 +33,7 @@ class Origin:
     parent_weights_sha256: str | None = None
 
 
-def encode(network: ResNet, typical: TypicalFeatures | None = None) -> bytes:
+def encode(network: Network, typical: TypicalFeatures | None = None) -> bytes:
     """Encode a network, and the statistics of its features, as safetensors, float32."""
     state: dict[str, torch.Tensor] = dict(network.state_dict())
     if typical is not None:

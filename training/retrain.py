@@ -292,6 +292,7 @@ def _train(site: Site, run: Run, shift: Shift) -> Path:
             *("train", "--cohort", str(run.folder / "snapshot")),
             *("--stage", run.stage.lower(), "--out", str(out)),
             *("--preset", site.settings.retrain_recipe, *_parent(site, run.stage)),
+            *("--folds", str(site.settings.retrain_folds), "--workers", "1"),
         ]
         limit = site.settings.retrain_time_limit.total_seconds()
         workshop.run(arguments, run.folder / "train.log", limit, shift.beat)

@@ -1,12 +1,12 @@
 """The folder of a run: everything that lets a killed run go on, and be looked up.
 
-    OUT/runs/SNAPSHOT-FOLDSxSEED/
-        splits.json               the folds, shared by both stages
-        STAGE-PRESET-KEY/
-            run.json              what is trained, from what, and what came of it
-            fold-1/ ... all/      checkpoint while it trains, then result.safetensors
-            curves.png            loss and AUC, from the first epoch on
-            oof.csv               every development case, scored by the fold without it
+OUT/runs/SNAPSHOT-FOLDSxSEED/
+splits.json               the folds, shared by both stages
+STAGE-PRESET-KEY/
+run.json              what is trained, from what, and what came of it
+fold-1/ ... all/      checkpoint while it trains, then result.safetensors
+curves.png            loss and AUC, from the first epoch on
+oof.csv               every development case, scored by the fold without it
 """
 
 import csv
@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,9 +210,9 @@ def read_oof(run: Path) -> OutOfFold:
         ) from error
 
 
-def _whole(rows: list[Mapping[str, str]], name: str) -> NDArray[np.int64]:
+def _whole(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.int64]:
     return np.array([int(row[name]) for row in rows], dtype=np.int64)
 
 
-def _real(rows: list[Mapping[str, str]], name: str) -> NDArray[np.float64]:
+def _real(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:
     return np.array([float(row[name]) for row in rows], dtype=np.float64)

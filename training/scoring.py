@@ -6,9 +6,14 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models import ResNet
 
-from worker.cascade import class_activation, feature_map, logit_difference, pooled
+from worker.cascade import (
+    Network,
+    class_activation,
+    feature_map,
+    logit_difference,
+    pooled,
+)
 from worker.manifest import Calibration, Preprocessing
 from worker.preprocess import centre, standardise
 
@@ -18,7 +23,7 @@ HEAT_PERCENTILE: Final = 99
 
 
 def _served_inputs(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
+    network: Network, crops: torch.Tensor, spec: Preprocessing
 ) -> Iterator[torch.Tensor]:
     device = network.conv1.weight.device
     for start in range(0, len(crops), SCORE_BATCH):
@@ -28,7 +33,7 @@ def _served_inputs(
 
 
 def score_logits(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
+    network: Network, crops: torch.Tensor, spec: Preprocessing
 ) -> NDArray[np.float64]:
     """Return the logit differences (n,) of crops (n, 70, 70), as they are served."""
     with torch.inference_mode():
@@ -40,7 +45,7 @@ def score_logits(
 
 
 def pooled_features(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
+    network: Network, crops: torch.Tensor, spec: Preprocessing
 ) -> NDArray[np.float64]:
     """Return what the head sees (n, C) of crops (n, 70, 70), as they are served."""
     with torch.inference_mode():
@@ -53,7 +58,7 @@ def pooled_features(
 
 
 def heat_range(
-    network: ResNet, crops: torch.Tensor, spec: Preprocessing
+    network: Network, crops: torch.Tensor, spec: Preprocessing
 ) -> tuple[float, float]:
     """Return a symmetric scale: the 99th percentile of |CAM| over training crops."""
     with torch.inference_mode():

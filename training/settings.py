@@ -36,6 +36,7 @@ class TrainingSettings(WorkerSettings):
 
     retrain_schedule: str = "0 2 * * *"
     retrain_recipe: str = "default"
+    retrain_folds: int = Field(default=5, ge=2)
     retrain_centre: str | None = None
     retrain_external: Annotated[tuple[str, ...], NoDecode, Listed] = ()
     retrain_first_cases: int = Field(default=300, ge=1)

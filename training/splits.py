@@ -169,7 +169,8 @@ def check_classes(
     for fold in range(1, int(folds.max(initial=0)) + 1):
         here = labels[folds == fold]
         positives = int(here.sum())
-        for what, count in (("positive", positives), ("negative", len(here) - positives)):
+        counts = {"positive": positives, "negative": len(here) - positives}
+        for what, count in counts.items():
             if not count:
                 raise SettingsError(
                     f"{stage}: fold {fold} has no {what} case among {len(here)} "

@@ -53,7 +53,7 @@ class Team:
         for buffer in network.buffers():
             if buffer.is_floating_point():
                 distributed.all_reduce(buffer)
-                buffer /= self.world
+                buffer.div_(self.world)
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Return the values (n,) of all processes, (world * n,), by rank."""

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.models import ResNet
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
+from training import learning
 from training.config import Recipe
 from training.datasets import StageSet, measure, split
-from training.learning import Start, learn, starting_weights
-from training.loop import Around, Tick, determinism, phases
+from training.learning import Start, learn, pretrained, starting_weights
+from training.loop import Around, Tick, determinism
 from training.range import (
     FEATURES_OFF,
     distances,
@@ -27,7 +26,7 @@ from training.range import (
 from training.scoring import calibrated, heat_range, pooled_features, score_logits
 from training.statistics.auc import auc_interval
 from training.statistics.calibration import fit_platt, threshold_at_sensitivity
-from worker.cascade import TypicalFeatures
+from worker.cascade import Network, TypicalFeatures
 from worker.manifest import (
     Calibration,
     OperatingThreshold,
@@ -48,7 +47,7 @@ class Trained:
 
     stage: Stage
     recipe: Recipe
-    network: ResNet
+    network: Network
     preprocessing: Preprocessing
     calibration: Calibration
     threshold: OperatingThreshold
@@ -78,7 +77,7 @@ def steps(task: Task, recipe: Recipe) -> int:
     cases = len(task.development) - round(
         len(task.development) * recipe.calibration_share
     )
-    return sum(phase.epochs for phase in phases(recipe)) * max(cases // recipe.batch, 1)
+    return learning.steps(cases, recipe)
 
 
 def check_enough(stage: Stage, name: str, part: StageSet) -> None:
@@ -112,7 +111,7 @@ def train(task: Task, recipe: Recipe, tick: Tick) -> Trained:
     kept, aside = split(task.development, recipe.calibration_share, recipe.seed)
     spec = measure(kept)
     with determinism(recipe.threads):
-        start = starting_weights(recipe, task.parent)
+        start = starting_weights(recipe, task.parent or pretrained(recipe))
         network = learn(start, kept, spec, recipe, Around(tick=tick))
         logits = score_logits(network, aside.crops, spec)
         labels = aside.labels.numpy()

@@ -28,11 +28,34 @@ from worker.manifest import Architecture, Manifest
 
 NEGATIVE, POSITIVE = 0, 1  # classes of the head
 BLOCKS = (2, 2, 2, 2)  # ResNet18
+WIDTHS = {1: 64, 2: 128, 3: 256, 4: 512}  # channels of each layer
+LAST_LAYER = (4,)
+
+
+class Network(ResNet):  # type: ignore[misc]  # torchvision has no types
+    """A ResNet18 with torchvision's names whose head may read several layers.
+
+    The head is linear on the global averages of `head_layers`, side by side.
+    """
+
+    def __init__(self, head_layers: tuple[int, ...]) -> None:
+        super().__init__(BasicBlock, list(BLOCKS), num_classes=2)
+        self.head_layers = head_layers
+        if head_layers != LAST_LAYER:
+            width = sum(WIDTHS[layer] for layer in head_layers)
+            self.fc = nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, 2) of inputs (B, 3, 64, 64)."""
+        maps = layer_maps(self, x, self.head_layers)
+        averages = [torch.flatten(self.avgpool(one), 1) for one in maps]
+        logits: torch.Tensor = self.fc(torch.cat(averages, dim=1))
+        return logits
 
 
 @dataclass(frozen=True, slots=True)
 class TypicalFeatures:
-    """Mean (512,) and whitening (512, 512) of the features of the training crops."""
+    """Mean (C,) and whitening (C, C) of the features of the training crops."""
 
     mean: NDArray[np.float64]
     whitening: NDArray[np.float64]
@@ -45,7 +68,7 @@ class StageModel:
     `typical` is None where the model does not say what it learned from.
     """
 
-    network: ResNet
+    network: Network
     manifest: Manifest
     device: torch.device
     typical: TypicalFeatures | None = None
@@ -57,8 +80,8 @@ class StageScore:
 
     `probability` is calibrated. `logit` is the uncalibrated difference, positive
     minus negative. `cam` is the (map, map) float32 class activation map of that
-    logit: mean(cam) + bias == logit. `features` (512,) are what the head sees: the
-    global average of the last feature map.
+    logit: mean(cam) + bias == logit. `features` (C,) are what the head sees: the
+    global averages of the layers that it reads.
     """
 
     probability: float
@@ -68,14 +91,20 @@ class StageScore:
     features: NDArray[np.float64]
 
 
-def build_network(architecture: Architecture) -> ResNet:
+def build_network(architecture: Architecture) -> Network:
     """Build a ResNet18 with two classes and torchvision's names of weights.
 
     Strides that the architecture removes become dilation of every convolution
     behind them ("à trous"): at the positions that a stock ResNet18 would keep, the
     map has the same values. torchvision itself refuses dilation for its BasicBlock.
     """
-    network = ResNet(BasicBlock, list(BLOCKS), num_classes=2)
+    network = Network(architecture.head_layers)
+    reshape(network, architecture)
+    return network
+
+
+def reshape(network: ResNet, architecture: Architecture) -> None:
+    """Give a network other strides and dilations, in place; its weights stay."""
     layers = (network.layer1, network.layer2, network.layer3, network.layer4)
     before = 1
     for layer, stride, dilation in zip(
@@ -89,7 +118,6 @@ def build_network(architecture: Architecture) -> ResNet:
         first.conv1.stride = (stride, stride)
         if first.downsample is not None:
             first.downsample[0].stride = (stride, stride)
-    return network
 
 
 def _dilate(conv: nn.Conv2d, dilation: int) -> None:
@@ -97,16 +125,30 @@ def _dilate(conv: nn.Conv2d, dilation: int) -> None:
     conv.padding = (dilation, dilation)  # keeps the size of a 3x3 convolution
 
 
-def feature_map(network: ResNet, x: torch.Tensor) -> torch.Tensor:
-    """Return the last feature map (B, 512, map, map) of inputs (B, 3, 64, 64)."""
+def layer_maps(
+    network: ResNet, x: torch.Tensor, layers: tuple[int, ...]
+) -> list[torch.Tensor]:
+    """Return the feature maps (B, C, h, w) of these layers, 1 to 4, ascending."""
     x = network.maxpool(network.relu(network.bn1(network.conv1(x))))  # (B, 64, 16, 16)
-    x = network.layer2(network.layer1(x))  # (B, 128, 8, 8)
-    features: torch.Tensor = network.layer4(network.layer3(x))  # (B, 512, 8, 8)
-    return features
+    maps = []
+    stack = (network.layer1, network.layer2, network.layer3, network.layer4)
+    for number, layer in enumerate(stack, start=1):
+        x = layer(x)
+        if number in layers:
+            maps.append(x)
+    return maps
+
+
+def feature_map(network: Network, x: torch.Tensor) -> torch.Tensor:
+    """Return what the head averages, (B, C, map, map), of inputs (B, 3, 64, 64).
+
+    C is 512 for a head on layer4, 896 for one on layer2 to layer4.
+    """
+    return torch.cat(layer_maps(network, x, network.head_layers), dim=1)
 
 
 def pooled(features: torch.Tensor) -> torch.Tensor:
-    """Return the global average (B, 512), float64, of maps (B, 512, map, map)."""
+    """Return the global average (B, C), float64, of maps (B, C, map, map)."""
     return features.double().mean(dim=(2, 3))
 
 
@@ -116,16 +158,17 @@ def logit_difference(logits: torch.Tensor) -> torch.Tensor:
 
 
 def class_activation(
-    network: ResNet, features: torch.Tensor
+    network: Network, features: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the class activation maps (B, map, map) and the bias, both float64.
 
     With global average pooling and a linear head, the logit difference *is* the
-    mean of this map plus the bias, so the map needs no backward pass.
+    mean of this map plus the bias, so the map needs no backward pass. A head on
+    several layers sums one such map of each.
     Source: Zhou et al., Learning Deep Features for Discriminative Localization,
     CVPR 2016, equation 2.
     """
-    weight = network.fc.weight.double()  # (2, 512)
+    weight = network.fc.weight.double()  # (2, C)
     bias = network.fc.bias.double()
     direction = weight[POSITIVE] - weight[NEGATIVE]
     cam = torch.einsum("c,bchw->bhw", direction, features.double())

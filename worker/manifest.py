@@ -29,8 +29,9 @@ from pydantic import (
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Proportion, Stage
 
-FORMAT_VERSION: Final = 2
-"""1 had no `quality`; models of that format serve without those checks."""
+FORMAT_VERSION: Final = 3
+"""1 had no `quality`; models of that format serve without those checks. Up to 2 the
+head read layer4 alone."""
 
 MANIFEST_NAME: Final = "manifest.json"
 WEIGHTS_NAME: Final = "model.safetensors"
@@ -79,12 +80,24 @@ class Architecture(_Frozen):
     `strides` and `dilations` belong to layer1..layer4. The default turns the
     strides of layer3 and layer4 into dilation, so that a 64x64 input gives an 8x8
     map; torchvision's stock ResNet18 is (1, 2, 2, 2), (1, 1, 1, 1) and map 2.
+    The head is linear on the global averages of `head_layers`; several need maps of
+    one size, so that their sum can be shown.
     """
 
     name: Literal["resnet18"] = "resnet18"
     strides: tuple[int, int, int, int] = (1, 2, 1, 1)
     dilations: tuple[int, int, int, int] = (1, 1, 2, 4)
     map_size: int = Field(default=8, ge=1)
+    head_layers: tuple[Literal[1, 2, 3, 4], ...] = Field(default=(4,), min_length=1)
+
+    @model_validator(mode="after")
+    def _head_layers_fit(self) -> Self:
+        layers = self.head_layers
+        if layers[-1] != len(self.strides) or list(layers) != sorted(set(layers)):
+            raise ValueError("head_layers are ascending and end with layer 4")
+        if any(stride != 1 for stride in self.strides[layers[0] :]):
+            raise ValueError("the maps of head_layers differ in size")
+        return self
 
     @model_validator(mode="after")
     def _strides_are_known(self) -> Self:
@@ -280,7 +293,7 @@ class Manifest(_Frozen):
     in units of the logit difference.
     """
 
-    format_version: Literal[1, 2] = FORMAT_VERSION
+    format_version: Literal[1, 2, 3] = FORMAT_VERSION
     name: Slug
     version: Slug
     stage: Stage

@@ -11,8 +11,10 @@ from training.cli import (
     compare,
     demo_models,
     drift,
+    evaluate,
     paper,
     phantom,
+    pretrain,
     promote,
     publish,
     retrain,
@@ -54,7 +56,9 @@ def main() -> None:
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
 main.add_command(cohort.cohort)
+main.add_command(pretrain.pretrain_command)
 main.add_command(train.train_command)
+main.add_command(evaluate.evaluate_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
 main.add_command(publish.publish)

@@ -1,0 +1,124 @@
+"""Weights that a network starts from: the shipped trunk, a local file, or none.
+
+The bytes that are hashed are the bytes that are loaded, and only tensors are.
+"""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
+from torchvision.models import ResNet
+
+from dicom_node.errors import ModelIntegrityError, SettingsError
+from training.config import PROCEDURAL, RANDOM
+from training.pretrain import READOUT, Plan
+
+Weights = Mapping[str, torch.Tensor]
+
+SHIPPED: Final = Path(__file__).parent / "weights" / "procedural-resnet18.safetensors"
+SHIPPED_SHA256: Final = "0" * 64
+MAX_SHIPPED_BYTES: Final = 25_000_000
+HEAD: Final = "fc."
+
+
+def initial_weights(init: str | Path, sha256: str | None = None) -> Weights:
+    """Return the trunk to start from, float32, torchvision's names, without a head.
+
+    Args:
+        init: `procedural` for the shipped trunk, `none` for random weights (nothing is
+            returned), or a ResNet18 as .safetensors or .pth, such as ImageNet's.
+        sha256: Of a file of the user's, which is refused without it.
+
+    Raises:
+        SettingsError: The file cannot be read, or comes without its SHA-256.
+        ModelIntegrityError: The bytes are not the expected ones, or no ResNet18.
+    """
+    if init == RANDOM:
+        return {}
+    if init == PROCEDURAL:
+        tensors = _read(SHIPPED, SHIPPED_SHA256)
+    elif sha256 is None:
+        raise SettingsError(
+            f"initial weights of a file need its SHA-256, so that the run can be "
+            f"repeated: sha256sum {init}"
+        )
+    else:
+        tensors = _read(Path(init), sha256)
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if not name.startswith((HEAD, READOUT))
+    }
+
+
+def start_from(network: ResNet, weights: Weights) -> None:
+    """Load a trunk into a network in place; its head stays as it is.
+
+    Raises:
+        ModelIntegrityError: The weights are not those of a whole ResNet18 trunk.
+    """
+    if not weights:
+        return
+    own = network.state_dict()
+    wanted = {name for name in own if not name.startswith(HEAD)}
+    if set(weights) != wanted:
+        odd = sorted(wanted.symmetric_difference(weights))
+        raise ModelIntegrityError(
+            f"the initial weights are no ResNet18: {len(odd)} tensors are missing or "
+            f"too many, such as {odd[0]}"
+        )
+    try:
+        network.load_state_dict({**own, **weights})
+    except RuntimeError as error:
+        raise ModelIntegrityError(
+            f"the initial weights are no ResNet18: {error}"
+        ) from error
+
+
+def encode(tensors: Weights, plan: Plan) -> bytes:
+    """Encode a trunk as float16 safetensors that say how they were made."""
+    halves = {
+        name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in tensors.items()
+    }
+    about = {"plan": plan.model_dump_json(), "torch": str(torch.__version__)}
+    return save(halves, about)
+
+
+def write(path: Path, tensors: Weights, plan: Plan) -> str:
+    """Write a trunk whole or not at all, and return its SHA-256."""
+    content = encode(tensors, plan)
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    draft.replace(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path, sha256: str) -> Weights:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256.lower():
+        raise ModelIntegrityError(f"{path} has SHA-256 {digest}, not {sha256}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_tensors(content)
+        loaded = torch.load(  # noqa: TID251 - of checked bytes, tensors only
+            io.BytesIO(content), map_location="cpu", weights_only=True
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ModelIntegrityError(f"{path} holds no weights: {error}") from error
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(one, torch.Tensor) for one in loaded.values()
+    ):
+        raise ModelIntegrityError(f"{path} holds no state dict of tensors")
+    return loaded
