@@ -289,25 +289,3 @@ def _failed(report: Any, scopes: set[str]) -> dict[str, str]:  # noqa: ANN401 - 
             both = f"{said} {check['sentence']}" if said else check["sentence"]
             failed[check["code"]] = both
     return failed
-
-
-def rollback(site: Site, stage: Stage, decision: Decision) -> tuple[Manifest, Change]:
-    """Return a stage to the model that served before; its results stay replayable.
-
-    Raises:
-        StateError: Nothing served before.
-        NotFoundError: Its files are gone.
-        SettingsError: A file is missing.
-        ModelIntegrityError: The weights are not those that were in service then.
-    """
-    with site.sessions() as session:
-        target = registry.previous(session, stage)
-    manifest = models.verify(_folder(site, target.reference))
-    models.check_activated(manifest, target)
-    with site.sessions.begin() as session:
-        if registry.previous(session, stage).activation_id != target.activation_id:
-            raise StateError(
-                f"stage {stage} changed meanwhile; look at `sentinode models list` and "
-                "roll back again"
-            )
-        return manifest, registry.put_into_service(session, manifest, decision)

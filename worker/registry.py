@@ -10,18 +10,25 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node import ledger
+from dicom_node.db import Sessions
 from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
 from dicom_node.study import Reason, StudyState
-from worker import outcomes
+from worker import models, outcomes
 from worker.manifest import Manifest
-from worker.model_tables import HoldoutLookRow, ModelVersionRow, VersionStatus
+from worker.model_tables import (
+    HoldoutLookRow,
+    ModelVersionRow,
+    ShadowScoreRow,
+    VersionStatus,
+)
 from worker.outcomes import Activation
 from worker.tables import ActivationKind, ActivationRow
 
@@ -240,6 +247,51 @@ def put_into_service(
         by = (decision.by, decision.at)
         outcomes.set_threshold(session, stage, None, sentence, by)
     return Change(stage, _requeue(session, manifest, decision), gone)
+
+
+def rollback(
+    sessions: Sessions, folder: Path, stage: Stage, decision: Decision
+) -> tuple[Manifest, Change]:
+    """Return a stage to the model that served before; its results stay replayable.
+
+    Args:
+        sessions: For writing; this function has its own transaction.
+        folder: Of the installed models.
+        stage: Which.
+        decision: Who, why; of kind `ROLLED_BACK`, so that another goes further back.
+
+    Raises:
+        StateError: Nothing served before, or the stage changed meanwhile.
+        NotFoundError: The files of the earlier model are gone.
+        SettingsError: A file is missing.
+        ModelIntegrityError: The weights are not those that were in service then.
+    """
+    with sessions() as session:
+        target = previous(session, stage)
+    path = models.folder(folder, target.name, target.version)
+    if not path.is_dir():
+        raise NotFoundError(
+            f"model {target.reference} is not installed in {folder}; bring it back "
+            "with `sentinode models install`, then roll back again"
+        )
+    manifest = models.verify(path)
+    models.check_activated(manifest, target)
+    with sessions.begin() as session:
+        if previous(session, stage).activation_id != target.activation_id:
+            raise StateError(
+                f"stage {stage} changed meanwhile; look at `sentinode models list` and "
+                "roll back again"
+            )
+        return manifest, put_into_service(session, manifest, decision)
+
+
+def shadow_scores(session: Session, weights_sha256: str) -> int:
+    """Count the live cases that a model scored as a shadow."""
+    query = select(func.count()).where(
+        ShadowScoreRow.weights_sha256 == weights_sha256,
+        ShadowScoreRow.probability.is_not(None),
+    )
+    return session.scalar(query) or 0
 
 
 def _requeue(session: Session, manifest: Manifest, decision: Decision) -> int:

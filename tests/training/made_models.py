@@ -14,9 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dicom_node.findings import Stage
 from training.config import STOCK
-from training.datasets import LabelledCrops, from_phantom, measure
-from training.phantom import law as laws
-from training.phantom.anatomy import Level
+from training.datasets import LabelledCrops, measure
 from training.row import CohortRow
 from training.snapshot import Snapshot, identify
 from training.statistics.auc import auc_interval
@@ -35,20 +33,30 @@ from worker.manifest import (
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def phantom_snapshot(development=260, heldout=240, seed=3) -> Snapshot:
+def squares(n, seed):
+    """Crops whose middle is brighter in positive cases, all noisy, with both labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(n, generator=generator) < 0.35).long()
+    crops = torch.rand(n, 70, 70, generator=generator) * 0.6
+    strength = 0.10 + 0.08 * torch.randn(n, generator=generator)
+    crops[:, 20:50, 20:50] += (labels * 0.14 + strength)[:, None, None]
+    sides = 10 + 10 * torch.rand(n, 2, generator=generator)
+    return LabelledCrops(crops.clamp(0, 1), labels, labels, sides)
+
+
+def made_snapshot(development=120, heldout=60, seed=3) -> Snapshot:
     """A snapshot in memory: patients of two roles, crops, no files."""
     n = development + heldout
-    patients = laws.draw(laws.COHORTS[0], n, seed)
-    crops = from_phantom(patients, seed, Level.EASY, lambda: None)
+    crops = squares(n, seed)
     rows = tuple(
         CohortRow(
             case_id=f"case-{i}",
             patient_key=f"patient-{i}",
             centre="1",
             role="development" if i < development else "holdout",
-            sln=int(patients.sln[i]),
-            nsln=int(patients.nsln[i]),
-            size_cm=float(patients.size[i]),
+            sln=int(crops.sln[i]),
+            nsln=int(crops.nsln[i]),
+            size_cm=1.0 + i % 3,
             image=Path(f"{i}.dcm"),
             frame=1,
             x0=0,
@@ -63,7 +71,7 @@ def phantom_snapshot(development=260, heldout=240, seed=3) -> Snapshot:
         id=identify(rows),
         rows=rows,
         crops=crops,
-        description="synthetic phantoms, level easy",
+        description="noisy squares",
         exclusions=(),
         folder=Path("nowhere"),
         synthetic=True,
@@ -83,9 +91,7 @@ class Maker:
         data = LabelledCrops(data.crops, data.sln, data.nsln).for_stage(stage)
         spec = measure(data)
         network = _network(data, spec, seed, shuffled=shuffled)
-        fresh = from_phantom(
-            laws.draw(laws.COHORTS[0], 200, 77), 77, Level.EASY, lambda: None
-        ).for_stage(stage)
+        fresh = self.snapshot.of_role("holdout").crops.for_stage(stage)
         labels = fresh.labels.numpy()
         logits = score_logits(network, fresh.crops, spec)
         calibration = fit_platt(labels, logits)
@@ -103,7 +109,7 @@ class Maker:
             performance=_performance(labels, said, threshold.value),
             heat_range=(-4.0, 4.0),
             weights_sha256=hashlib.sha256(content).hexdigest(),
-            trained_on="synthetic phantoms for tests",
+            trained_on="noisy squares",
             training=TrainingRecord(
                 preset="test", seed=seed, threads=1, config={}, libraries={}
             ),
@@ -144,7 +150,7 @@ def _performance(labels, said, threshold):
     area = auc_interval(labels, said)
     point = operating_point(positives, negatives, threshold)
     return Performance(
-        dataset="fresh phantoms",
+        dataset="fresh squares",
         n=len(labels),
         auc=area.value,
         auc_low=area.low,

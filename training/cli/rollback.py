@@ -3,9 +3,9 @@
 import click
 
 from dicom_node.findings import Stage
-from training import registry
 from training.cli.site import decision, json_option, print_json, site_options
 from training.site import Site
+from worker import registry
 from worker.tables import ActivationKind
 
 
@@ -29,7 +29,9 @@ def rollback(
             f"Return stage {stage} to the earlier model?", abort=True, err=True
         )
     decided = decision(reason, ActivationKind.ROLLED_BACK)
-    manifest, change = registry.rollback(site, Stage(stage), decided)
+    manifest, change = registry.rollback(
+        site.sessions, site.models, Stage(stage), decided
+    )
     if as_json:
         print_json(
             {

@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from dicom_node.db import now, writing
-from dicom_node.errors import NotFoundError
+from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
 from worker import models, outcomes, registry
 from worker.cli.context import (
@@ -22,6 +22,7 @@ from worker.cli.context import (
 )
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 from worker.registry import Change, Decision
+from worker.tables import ActivationKind
 
 
 @click.group("models")
@@ -176,3 +177,74 @@ def threshold(  # noqa: PLR0913 - one argument for each option
             session, Stage(stage), value, reason, (operator(), now())
         )
     click.echo(f"stage {stage}: {meant} from now on")
+
+
+@command.command()
+@click.argument("reference", metavar="NAME@VERSION")
+@json_option
+@site_options
+def compare(site: Site, reference: str, *, as_json: bool) -> None:
+    """Show how a model was compared with the champion, and whether it may serve.
+
+    The report was made by `python -m training compare`, or by the retraining loop;
+    this command computes nothing. What a shadow of it scored is counted.
+
+    Example: sentinode models compare resnet18-sln@20260304-1f2e3d4c
+    """
+    with site.reading() as session:
+        version = registry.version(session, reference)
+        scored = registry.shadow_scores(session, version.weights_sha256)
+        looks = version.gate["looks"] if version.gate else 0
+    if version.gate is None:
+        raise StateError(
+            f"{reference} was never compared; `python -m training compare {reference} "
+            "--cohort SNAPSHOT` does, where the trainer is installed"
+        )
+    if as_json:
+        status = {"status": version.status, "shadow_scores": scored}
+        print_json({"model": reference, **status, "gate": version.gate})
+        return
+    gate = version.gate
+    print_table(
+        f"{reference} ({version.status}) against {gate['champion'] or 'nobody'}, n = "
+        f"{gate['n']}, look {looks}, {scored} shadow scores - RESEARCH USE ONLY",
+        ("holds", "check", "what was found"),
+        [
+            ("yes" if one["holds"] else "NO", one["code"], one["sentence"])
+            for one in gate["checks"]
+        ],
+    )
+    said = "may be promoted" if gate["promotable"] else "is not to be promoted"
+    click.echo(f"{reference} {said}")
+
+
+@command.command()
+@click.option(
+    "--stage", required=True, type=click.Choice([stage.value for stage in Stage])
+)
+@click.option("--reason", help="Written down with it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@site_options
+def rollback(
+    site: Site, stage: str, reason: str | None, *, yes: bool, as_json: bool
+) -> None:
+    """Return a stage to the model that served before; again goes further back.
+
+    Its files are checked first. Running workers take it with their next study.
+
+    Example: sentinode models rollback --stage SLN --reason "misses small lesions"
+    """
+    if not yes:
+        click.confirm(
+            f"Return stage {stage} to the earlier model?", abort=True, err=True
+        )
+    decision = Decision(operator(), now(), reason, ActivationKind.ROLLED_BACK)
+    manifest, change = registry.rollback(
+        site.writing, site.settings.models, Stage(stage), decision
+    )
+    _warn_of_threshold(change)
+    if as_json:
+        print_json(_as_document(manifest, {manifest.reference}))
+    else:
+        click.echo(f"{manifest.reference} serves stage {stage} again")
