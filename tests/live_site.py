@@ -46,7 +46,7 @@ class Crowd:
 
     def add(self, positive, *, gain=1.0, labelled=True, probability=0.3, at=None):
         """Add one case; return its result's identifier and its study."""
-        image = self._image(positive, gain)
+        image = self.draw(positive, gain)
         uid = self.bench.receive(image)
         at = at or now()
         result_id, case_id = str(uuid.uuid4()), str(uuid.uuid4())
@@ -105,7 +105,8 @@ class Crowd:
         keeping.write(self.bench.site.spool, inputs)
         keeping.record(session, result_id, uid, (inputs.crop_sha256, digest))
 
-    def _image(self, positive, gain):
+    def draw(self, positive, gain):
+        """Return the slice of a new patient."""
         image = deepcopy(self.image)
         part = f"2.25.{uuid.uuid4().int}"
         image.StudyInstanceUID, image.SOPInstanceUID = part, f"{part}.1"[:64]
@@ -121,4 +122,3 @@ class Crowd:
         pixels[top:bottom, left:right] = np.clip(part * gain, 1, 4000)
         image.PixelData = pixels.astype(np.uint16).tobytes()
         return image
-

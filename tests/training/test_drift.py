@@ -17,7 +17,7 @@ from training.drift import (
 from training.lineage import reference
 from worker.manifest import Performance
 
-RUNS = 2000
+RUNS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_without_drift_one_window_in_a_hundred_alarms(rng, test, n):
         for _ in range(RUNS)
     ]
 
-    assert np.mean(alarms) == pytest.approx(ALPHA, abs=0.008)
+    assert np.mean(alarms) == pytest.approx(ALPHA, abs=0.01)
 
 
 def features(rng, n, shift=0.0, spread=1.0):
@@ -52,9 +52,9 @@ def report(rng, **kind):
 
 
 def test_a_whole_report_without_drift_alarms_about_once_in_a_hundred(rng):
-    alarms = [any(one.alarm for one in report(rng)) for _ in range(1000)]
+    alarms = [any(one.alarm for one in report(rng)) for _ in range(300)]
 
-    assert np.mean(alarms) <= 0.02
+    assert np.mean(alarms) <= 0.03
 
 
 def test_another_scanner_is_seen_in_one_window(rng):

@@ -15,8 +15,12 @@ from click.testing import CliRunner
 
 from dicom_node import db, schema
 from dicom_node.db import now
-from dicom_node.errors import ModelIntegrityError, NotFoundError, SettingsError
-from dicom_node.errors import StateError
+from dicom_node.errors import (
+    ModelIntegrityError,
+    NotFoundError,
+    SettingsError,
+    StateError,
+)
 from dicom_node.findings import Stage
 from dicom_node.settings import load
 from dicom_node.spool import Spool
@@ -167,9 +171,7 @@ def test_a_worse_model_is_refused_with_codes_and_sentences(published, data):
     assert serving(published) == OLD
 
 
-def test_who_was_never_compared_or_against_another_champion_is_refused(
-    published, data
-):
+def test_who_was_never_compared_or_against_another_champion_is_refused(published, data):
     with pytest.raises(PromotionRefusedError) as never:
         registry.promote(published, GOOD, by(SIGNED))
     registry.compare(published, GOOD, None, data, by())
@@ -189,9 +191,7 @@ def test_without_automatic_promotion_only_a_person_promotes(published, data):
     assert set(refused.value.codes) == {"sign_off", "holdout_small"}
 
 
-def test_a_challenger_that_learned_from_a_held_out_patient_is_refused(
-    published, data
-):
+def test_a_challenger_that_learned_from_a_held_out_patient_is_refused(published, data):
     known = lineage.read(folder(published, GOOD))
     stolen = lineage.patient_digest(data.of_role("holdout").rows[0].patient_key)
     leaky = known.model_copy(update={"patients": (*known.patients, stolen)})

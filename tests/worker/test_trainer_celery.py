@@ -24,7 +24,9 @@ CASES = 90
 @contextmanager
 def running(log, environment, *command):
     with log.open("ab") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment
+        )
     try:
         yield process
     finally:
