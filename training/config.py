@@ -127,6 +127,7 @@ DEFAULT: Final = Recipe(
 DEMO: Final = DEFAULT.model_copy(
     update={
         "preset": "demo",
+        "views": 1,
         "autocast": True,
         "feature_gate": False,
         "side_tolerance": 1.75,

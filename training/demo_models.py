@@ -1,4 +1,4 @@
-"""The models of the demonstration: found on disk, or trained once within minutes."""
+"""The models of the demonstration: found on disk, or trained once within seconds."""
 
 import hashlib
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ TRAIN_LAW, HELDOUT_LAW = laws.COHORTS[0], laws.COHORTS[1]
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """How much the demonstration trains on; by default about 100 s of one core."""
+    """How much the demonstration trains on; by default seconds of one core."""
 
     cases: int = 1200
     heldout: int = 400

@@ -5,7 +5,7 @@ the float64 head of the worker. The training cohort is scored by the networks of
 folds that did not see each case; their scores are read from the run.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ import dicom_node
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import leakage, runs
+from training.baselines import cases as baselines
+from training.baselines import comparators, patch
 from training.crossval import Cases, cases_of
 from training.loop import determinism
 from training.publish import libraries
@@ -34,7 +36,7 @@ from training.scores import (
     ScoredModel,
 )
 from training.snapshot import Snapshot
-from training.splits import Splits, read
+from training.splits import read
 from worker import models
 from worker.cascade import StageModel, score
 from worker.manifest import Manifest
@@ -46,10 +48,7 @@ RESUBSTITUTION: Final = "training (resubstitution)"
 THREADS: Final = 1  # a score must not depend on the machine's cores
 
 Tick = Callable[[], None]
-Baseline = Callable[[Snapshot, Splits, int], tuple[ModelScores, ...]]
-
-BASELINES: Final[tuple[Baseline, ...]] = ()
-"""Every other model of the tables: from a snapshot, folds and a seed to its scores."""
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +98,15 @@ def subject(run: Path) -> Subject:
 
 def scored(cohort: Snapshot, stage: Stage) -> dict[str, Cases]:
     """Return the cases of every cohort but the training one, by name, in order."""
-    names = dict.fromkeys(
-        row.cohort for row in cohort.rows if row.role != leakage.DEVELOPMENT
-    )
-    ordered = sorted(names, key=lambda name: (name != INTERNAL, name))
+    tested = [
+        at for at, row in enumerate(cohort.rows) if row.role != leakage.DEVELOPMENT
+    ]
+    texts = cohort.cases
+    named = {at: baselines.cohort_of(texts[at]) for at in tested}
+    ordered = sorted(set(named.values()), key=lambda name: (name != INTERNAL, name))
     found = {}
     for name in ordered:
-        chosen = [
-            at
-            for at, row in enumerate(cohort.rows)
-            if row.cohort == name and row.role != leakage.DEVELOPMENT
-        ]
+        chosen = [at for at in tested if named[at] == name]
         part = cohort.take(chosen)
         cases = cases_of(part.rows, part.crops, stage)
         if len(cases):
@@ -118,13 +115,19 @@ def scored(cohort: Snapshot, stage: Stage) -> dict[str, Cases]:
     return found
 
 
+Others = Callable[[Snapshot, Subject, Tick, Tell], tuple[ModelScores, ...]]
+
+
 def count(cohort: Snapshot, given: Sequence[Subject]) -> int:
-    """Return how many crops `score_networks` scores, for a progress bar."""
-    return sum(
-        len(cases)
-        for one in given
-        for cases in scored(cohort, one.manifest.stage).values()
-    )
+    """Return how often `evaluate` ticks, for a progress bar."""
+    total = 0
+    for one in given:
+        stage = one.manifest.stage
+        total += sum(len(cases) for cases in scored(cohort, stage).values())
+        if one.record.key.snapshot_id == cohort.id:
+            labels = [baselines.label_of(row, stage) for row in cohort.cases]
+            total += sum(label >= 0 for label in labels)
+    return total
 
 
 def score_networks(
@@ -216,35 +219,60 @@ def _about(given: Subject) -> ScoredModel:
     )
 
 
+def score_baselines(
+    cohort: Snapshot, given: Subject, tick: Tick, tell: Tell
+) -> tuple[ModelScores, ...]:
+    """Score the comparators on the folds of a network; they learn from this cohort."""
+    folds = read(runs.splits_path(given.run))
+    if folds.snapshot_id != cohort.id:
+        tell(
+            f"{given.manifest.reference} learned from another cohort: no comparators "
+            "and no training row"
+        )
+        return ()
+
+    def patch_of(row: Mapping[str, str]) -> patch.Patch:
+        x0, y0, x1, y1 = (float(row[edge]) for edge in ("x0", "y0", "x1", "y1"))
+        path = cohort.folder / row["image"]
+        return patch.read(path, int(row["frame"]), (x0, y0, x1, y1))
+
+    cases = baselines.Cases(cohort.cases, folds.fold_of, patch_of)
+    others = comparators.score(cases, given.manifest.stage, tick)
+    for reason in others.left_out:
+        tell(f"{given.manifest.stage}: {reason}")
+    return others.models
+
+
 def evaluate(
-    cohort: Snapshot, given: Sequence[Subject], tick: Tick, now: datetime | None = None
+    cohort: Snapshot,
+    given: Sequence[Subject],
+    tick: Tick,
+    tell: Tell = lambda _: None,
+    others: Others = score_baselines,
 ) -> Evaluation:
     """Score every cohort by every model.
 
     Args:
         cohort: All cases, of any role.
         given: A model of each stage, with its run.
-        tick: Called after each crop that a network has scored.
-        now: When; the scores do not depend on it.
+        tick: Called after each case that a network scored or radiomics measured.
+        tell: Called with a sentence about each model that cannot be had.
+        others: Scores what the network of a stage is compared with.
     """
     networks = score_networks(cohort, given, tick)
-    seed = given[0].record.key.seed
-    folds = read(runs.splits_path(given[0].run))
-    others: tuple[ModelScores, ...] = ()
-    if folds.snapshot_id == cohort.id:
-        others = tuple(
-            one for baseline in BASELINES for one in baseline(cohort, folds, seed)
-        )
+    compared = tuple(
+        model for one in given for model in others(cohort, one, tick, tell)
+    )
     return Evaluation(
         provenance=Provenance(
             snapshot_id=cohort.id,
             description=cohort.description,
             synthetic=cohort.synthetic,
-            created_at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             code_version=dicom_node.__version__,
             libraries=libraries(),
             seeds=tuple(dict.fromkeys(one.record.key.seed for one in given)),
         ),
         cases=cohort.cases,
-        models=(*others, *networks),
+        models=(*compared, *networks),
     )

@@ -39,6 +39,12 @@ class Head:
     bias: Array
     penalty: float
 
+    @property
+    def difference(self) -> tuple[Array, float]:
+        """Weight (C,) and bias of the logit difference, positive minus negative."""
+        weight: Array = self.weight[POSITIVE] - self.weight[NEGATIVE]
+        return weight, float(self.bias[POSITIVE] - self.bias[NEGATIVE])
+
 
 def attach_head(
     network: Network,

@@ -1,6 +1,6 @@
 """All checks of a training run, before anything is written or hours are spent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -10,8 +10,8 @@ import torch
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
-from training import leakage, runs, snapshot, splits
-from training.config import Recipe
+from training import leakage, runs, splits
+from training.config import PROCEDURAL, RANDOM, Recipe
 from training.crossval import Cases, Development, cases_of, development
 from training.learning import Start, pretrained, starting_weights
 from training.parts import ALL, weights_of
@@ -33,7 +33,6 @@ HOLDOUT: Final = "holdout"
 class Wish:
     """What a person asked for; `parent` is the folder of the SLN model to use."""
 
-    cohort: Path
     stage: Stage
     recipe: Recipe
     out: Path
@@ -87,13 +86,13 @@ class Prepared:
         return f"holdout of {self.cohort.description}"
 
 
-def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
-    """Read a cohort and check that a run on it can succeed and be believed.
+def prepare(wish: Wish, cohort: Snapshot, team: Team) -> Prepared:
+    """Check that a run on a cohort can succeed and be believed; write nothing.
 
     Args:
         wish: What to train.
+        cohort: All of it; only development and held-out cases are looked at.
         team: Where.
-        tick: Called for each case that is read.
 
     Raises:
         SettingsError: Something is wrong with the cohort or the starting weights; the
@@ -103,7 +102,6 @@ def prepare(wish: Wish, team: Team, tick: Callable[[], None]) -> Prepared:
     _check_batch(wish.recipe, team)
     _check_out(wish.out)
     parent = _parent(wish)
-    cohort = snapshot.load(wish.cohort, tick)
     leakage.check_patients(cohort.rows)
     roles = {row.case_id: f"role {row.role}" for row in cohort.rows}
     leakage.check_pixels(cohort.rows, roles)

@@ -46,10 +46,10 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=2100, ge=2)
+    steps: int = Field(default=2200, ge=2)
     horizon: int = Field(default=7000, ge=2)
-    cool_down: int = Field(default=600, ge=1)
-    dilated: int = Field(default=80, ge=0)
+    cool_down: int = Field(default=450, ge=1)
+    dilated: int = Field(default=60, ge=0)
     batch: int = Field(default=32, ge=4, multiple_of=4)
     rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)

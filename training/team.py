@@ -43,7 +43,7 @@ class Team:
             return network
         places = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(
-            network, device_ids=places, broadcast_buffers=False
+            network, device_ids=places, forward_sync_buffers=False
         )
 
     def agree(self, network: nn.Module) -> None:

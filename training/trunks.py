@@ -23,7 +23,9 @@ from training.pretrain import READOUT, Plan
 Weights = Mapping[str, torch.Tensor]
 
 SHIPPED: Final = Path(__file__).parent / "weights" / "procedural-resnet18.safetensors"
-SHIPPED_SHA256: Final = "0" * 64
+SHIPPED_SHA256: Final = (
+    "a5fb9caa45a39e323ecdcb77e8c0ba650453dc0a8ba2cc21005201d8b77906d2"
+)
 MAX_SHIPPED_BYTES: Final = 25_000_000
 HEAD: Final = "fc."
 

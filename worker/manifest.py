@@ -322,6 +322,15 @@ class Manifest(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _format_has_the_head_layers(self) -> Self:
+        if (
+            self.format_version < FORMAT_VERSION
+            and len(self.architecture.head_layers) > 1
+        ):
+            raise ValueError("a head on several layers needs format version 3")
+        return self
+
+    @model_validator(mode="after")
     def _performance_is_at_the_threshold(self) -> Self:
         counted = self.performance.at(self.operating_threshold.value)
         stated = (self.performance.sensitivity.k, self.performance.specificity.k)
@@ -376,6 +385,7 @@ def read(folder: Path) -> Manifest:
         content = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    _refuse_newer(path, content)
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
@@ -384,6 +394,24 @@ def read(folder: Path) -> Manifest:
             for fault in error.errors()
         )
         raise SettingsError(f"{path} is not a model manifest: {faults}") from error
+
+
+def _refuse_newer(path: Path, content: bytes) -> None:
+    """Say plainly that a manifest was written by a later version.
+
+    Raises:
+        SettingsError: It was.
+    """
+    try:
+        said = json.loads(content)
+    except ValueError:
+        return  # validation says what is wrong
+    version = said.get("format_version") if isinstance(said, dict) else None
+    if type(version) is int and version > FORMAT_VERSION:
+        raise SettingsError(
+            f"{path} has format {version}, this version reads formats up to "
+            f"{FORMAT_VERSION}: update Sentinode, or use an older model"
+        )
 
 
 def write(folder: Path, manifest: Manifest) -> Path:

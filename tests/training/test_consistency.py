@@ -84,6 +84,23 @@ def test_each_rule_refuses_what_breaks_it(change, rule):
         refuse(rows)
 
 
+def test_radiologists_may_lack_cases_but_have_none_beyond_the_cohort():
+    model = scored("Radiologists' MRI reports", 3, None)
+    about = model.about.model_copy(update={"kind": Kind.RADIOLOGIST})
+    part = model.cohorts[0]
+    fewer = CohortScores(
+        "training", part.case_ids[:50], part.labels[:50], part.probabilities[:50]
+    )
+    lacking = ModelScores(about, (fewer,))
+    refuse([row(Place("Table 2"), lacking, fewer, 0.5), *table()])
+
+    turned = replace(part, labels=1 - part.labels)
+    beyond = row(Place("Table 2"), ModelScores(about, (turned,)), turned, 0.5)
+    assert {each.rule for each in contradictions([*table(), beyond])} == {
+        Rule.SAME_CASES
+    }
+
+
 def test_a_lost_subgroup_is_refused():
     rows = [each for each in table() if each.group != "unknown"]
 

@@ -108,7 +108,7 @@ def test_unknown_fields_are_refused_at_every_level(manifest, tmp_path, where):
     [
         ("name", "../escape"),
         ("version", ".hidden"),
-        ("format_version", 3),
+        ("format_version", 0),
         ("heat_range", [1.0, 1.0]),
         ("created_at", "2026-01-01T00:00:00"),
         ("stage", "sln"),
@@ -212,6 +212,37 @@ def test_a_model_of_the_first_format_says_that_nothing_is_checked(manifest, tmp_
 
     assert size.endswith("not checked, the model does not state its range")
     assert features.endswith("not checked, the model does not state theirs")
+
+
+def test_the_second_format_has_a_head_on_the_last_layer(manifest, tmp_path):
+    content = manifest.model_dump(mode="json") | {"format_version": 2}
+    del content["architecture"]["head_layers"]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    assert manifests.read(tmp_path).architecture.head_layers == (4,)
+
+
+def test_the_second_format_knows_no_head_on_several_layers(manifest, tmp_path):
+    content = manifest.model_dump(mode="json") | {"format_version": 2}
+    content["architecture"]["head_layers"] = [2, 3, 4]
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(SettingsError, match="needs format version 3"):
+        manifests.read(tmp_path)
+
+
+def test_a_later_format_asks_for_a_later_version(manifest, tmp_path):
+    content = manifest.model_dump(mode="json") | {"format_version": 4, "new": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+
+    with pytest.raises(SettingsError, match="has format 4, .* update Sentinode"):
+        manifests.read(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [(), (2, 3), (3, 2, 4), (1, 2, 3, 4), (4, 4)])
+def test_heads_that_cannot_be_shown_as_one_map_are_refused(layers):
+    with pytest.raises(ValueError, match=r"head_layers|at least 1 item"):
+        Architecture(head_layers=layers)
 
 
 def test_the_first_format_has_no_quality_gate(manifest, tmp_path):

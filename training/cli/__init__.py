@@ -7,6 +7,7 @@ import click
 from dicom_node.errors import NodeError, NotFoundError, StateError
 from training import demo
 from training.cli import (
+    bench,
     cohort,
     compare,
     demo_models,
@@ -55,16 +56,17 @@ def main() -> None:
 
 main.add_command(paper.paper)
 main.add_command(phantom.phantom)
-main.add_command(cohort.cohort)
 main.add_command(pretrain.pretrain_command)
+main.add_command(cohort.cohort)
 main.add_command(train.train_command)
 main.add_command(evaluate.evaluate_command)
+main.add_command(bench.bench_command)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
 main.add_command(publish.publish)
 main.add_command(compare.compare)
 main.add_command(promote.promote)
 main.add_command(rollback.rollback)
+main.add_command(retrain.retrain)
 main.add_command(shadow.shadow)
 main.add_command(drift.drift)
-main.add_command(retrain.retrain)

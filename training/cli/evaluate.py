@@ -52,7 +52,9 @@ def evaluate_command(
         bar = progress.add_task("Reading cases", total=snapshot.count(folder))
         cohort = snapshot.load(folder, lambda: progress.advance(bar))
         bar = progress.add_task("Scoring", total=count(cohort, given))
-        found = evaluate(cohort, given, lambda: progress.advance(bar))
+        found = evaluate(
+            cohort, given, lambda: progress.advance(bar), progress.console.print
+        )
     scores.write(out, found)
     _write_cards(out, given, found)
     rows = list(_rows(found))

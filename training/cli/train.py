@@ -113,7 +113,6 @@ class _Options:
     @property
     def wish(self) -> Wish:
         return Wish(
-            self.cohort,
             Stage(self.stage.upper()),
             self.recipe,
             self.out,
@@ -164,7 +163,8 @@ def _bars(console: Console) -> Iterator[Progress]:
 
 def _read(options: _Options, team: Team, progress: Progress) -> Prepared:
     bar = progress.add_task("Reading cases", total=snapshot.count(options.cohort))
-    return prepare(options.wish, team, lambda: progress.advance(bar))
+    cohort = snapshot.load(options.cohort, lambda: progress.advance(bar))
+    return prepare(options.wish, cohort, team)
 
 
 def _follow(prepared: Prepared, progress: Progress) -> Callable[[str, int], None]:

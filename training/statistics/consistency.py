@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from dicom_node.errors import PermanentError
 from dicom_node.findings import Proportion
-from training.scores import CohortScores, ModelScores
+from training.scores import CohortScores, Kind, ModelScores
 from training.statistics.auc import auc
 from training.statistics.confusion import Metric, count, rate
 
@@ -64,7 +64,8 @@ class Row:
     """One row of a results table, as it will be printed.
 
     `variable` and `group` are empty for the whole cohort. `positives` is None where
-    nobody says; then any number is tried.
+    nobody says; then any number is tried. `partial` rows may lack cases of their
+    cohort, as radiologists without a report do, but have none beyond it.
     """
 
     table: str
@@ -81,6 +82,7 @@ class Row:
     variable: str = ""
     group: str = ""
     weights_sha256: str | None = None
+    partial: bool = False
 
     @property
     def name(self) -> str:
@@ -128,6 +130,7 @@ def row(place: Place, scored: ModelScores, part: CohortScores, threshold: float)
         variable=place.variable,
         group=place.group,
         weights_sha256=scored.about.weights_sha256,
+        partial=scored.about.kind is Kind.RADIOLOGIST,
     )
 
 
@@ -255,17 +258,23 @@ def _ks(share: Share, n: int) -> list[int]:
 
 def _different_cases(rows: Sequence[Row]) -> Iterator[Contradiction]:
     first: dict[tuple[str, ...], Row] = {}
-    for each in rows:
+    for each in sorted(rows, key=lambda one: one.partial):  # whole rows set the scale
         key = (each.stage, each.cohort, each.variable, each.group)
         known = first.setdefault(key, each)
-        if each.positives is None or known.positives is None:
-            continue
-        if (each.n, each.positives) != (known.n, known.positives):
+        if not _same_cases(each, known):
             why = (
                 f"{each.positives}/{each.n} positives, but {known.positives}/{known.n} "
                 f"in {known.table}, {known.name}"
             )
             yield _told(each, Rule.SAME_CASES, why)
+
+
+def _same_cases(of: Row, known: Row) -> bool:
+    if of.positives is None or known.positives is None:
+        return True
+    more = of.positives - known.positives
+    others = of.n - known.n - more
+    return max(more, others) <= 0 if of.partial else more == others == 0
 
 
 def _different_weights(rows: Sequence[Row]) -> Iterator[Contradiction]:

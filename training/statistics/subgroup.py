@@ -57,15 +57,21 @@ class Subgroups:
 
 def size_class(row: Row) -> str:
     """Return the size class of a case; an empty size is unknown."""
-    text = row.get("size_cm", "").strip()
-    if not text:
+    text = cell(row, "size_cm")
+    if text == UNKNOWN:
         return UNKNOWN
     return SMALL if float(text) <= SIZE_CUT else LARGE
 
 
+def cell(row: Row, name: str) -> str:
+    """Return the text of a cell; an empty one, or "unknown" itself, is unknown."""
+    text = row.get(name, "").strip()
+    return UNKNOWN if text.casefold() in {"", UNKNOWN} else text
+
+
 def column(name: str) -> Callable[[Row], str]:
-    """Return what reads a categorical column; an empty cell is unknown."""
-    return lambda row: row.get(name, "").strip() or UNKNOWN
+    """Return what reads a categorical column."""
+    return lambda row: cell(row, name)
 
 
 def subgroups(
