@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-import worker.tables  # noqa: F401 - its tables belong to the metadata too
+import worker.model_tables
+import worker.tables  # noqa: F401 - as above
 from dicom_node import db, tables  # noqa: F401 - as above
 from dicom_node.db import Base, UtcDateTime
 

@@ -25,6 +25,7 @@ from dicom_node.findings import (
 from dicom_node.study import SopInstanceUid, StudyUid
 from worker.case import AnalyzedCase, Timings
 from worker.tables import (
+    ActivationKind,
     ActivationRow,
     CaseRow,
     ResultRow,
@@ -149,6 +150,13 @@ class Activation:
     weights_sha256: str
     activated_at: datetime
     activated_by: str
+    kind: ActivationKind = ActivationKind.ACTIVATED
+    reason: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, as people and `models activate` write it."""
+        return f"{self.name}@{self.version}"
 
 
 def record(session: Session, study_uid: StudyUid, analyzed: AnalyzedCase) -> None:
@@ -423,14 +431,18 @@ def slnd_history(session: Session, study_uid: str | None = None) -> list[SlndRec
     ]
 
 
-def activate(
+def activate(  # noqa: PLR0913, PLR0917 - the columns of one row
     session: Session,
     stage: Stage,
     model: tuple[str, str, str],
     by: str,
     at: datetime,
+    why: tuple[ActivationKind, str | None] = (ActivationKind.ACTIVATED, None),
 ) -> None:
-    """Put a model (name, version, SHA-256 of its weights) into service."""
+    """Put a model (name, version, SHA-256 of its weights) into service.
+
+    `worker.registry` writes the model's status with it.
+    """
     name, version, weights_sha256 = model
     session.add(
         ActivationRow(
@@ -440,6 +452,8 @@ def activate(
             weights_sha256=weights_sha256,
             activated_at=at,
             activated_by=by,
+            kind=why[0],
+            reason=why[1],
         )
     )
 
@@ -450,18 +464,31 @@ def activations(session: Session) -> dict[Stage, Activation]:
     rows = session.scalars(
         select(ActivationRow).where(ActivationRow.activation_id.in_(newest))
     )
-    return {
-        row.stage: Activation(
-            activation_id=row.activation_id,
-            stage=row.stage,
-            name=row.name,
-            version=row.version,
-            weights_sha256=row.weights_sha256,
-            activated_at=row.activated_at,
-            activated_by=row.activated_by,
-        )
-        for row in rows
-    }
+    return {row.stage: _activation(row) for row in rows}
+
+
+def deployments(session: Session, stage: Stage) -> list[Activation]:
+    """Return every activation of a stage, oldest first."""
+    rows = session.scalars(
+        select(ActivationRow)
+        .where(ActivationRow.stage == stage)
+        .order_by(ActivationRow.activation_id)
+    )
+    return [_activation(row) for row in rows]
+
+
+def _activation(row: ActivationRow) -> Activation:
+    return Activation(
+        activation_id=row.activation_id,
+        stage=row.stage,
+        name=row.name,
+        version=row.version,
+        weights_sha256=row.weights_sha256,
+        activated_at=row.activated_at,
+        activated_by=row.activated_by,
+        kind=row.kind or ActivationKind.ACTIVATED,
+        reason=row.reason,
+    )
 
 
 def set_threshold(

@@ -255,8 +255,20 @@ class KeptRow(Base):
     released_at: Mapped[datetime | None]
 
 
+class ActivationKind(StrEnum):
+    """How a model came into service."""
+
+    ACTIVATED = "activated"
+    PROMOTED = "promoted"
+    AUTOMATIC = "automatic"
+    ROLLED_BACK = "rolled_back"
+
+
 class ActivationRow(Base):
-    """A model put into service for a stage; the newest row of a stage counts."""
+    """A model put into service for a stage; the newest row of a stage counts.
+
+    `kind` is null for rows from before it was written down: they were activated.
+    """
 
     __tablename__ = "activation"
 
@@ -267,6 +279,8 @@ class ActivationRow(Base):
     weights_sha256: Mapped[str] = mapped_column(SHA256)
     activated_at: Mapped[datetime]
     activated_by: Mapped[str]
+    kind: Mapped[ActivationKind | None]
+    reason: Mapped[str | None] = mapped_column(Text)
 
 
 class ThresholdRow(Base):

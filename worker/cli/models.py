@@ -1,6 +1,5 @@
 """`sentinode models`: list models, put them into service, set thresholds."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,10 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger
 from dicom_node.db import now, writing
 from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
-from dicom_node.study import Reason, StudyState
-from worker import models, outcomes
+from worker import models, outcomes, registry
 from worker.cli.context import (
     Site,
     json_option,
@@ -24,6 +21,8 @@ from worker.cli.context import (
     site_options,
 )
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
+from worker.registry import Change, Decision
+from worker.tables import ActivationKind
 
 
 @click.group("models")
@@ -122,37 +121,20 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
 
 
 def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
-    """Activate a checked model; return how many held studies were queued.
-
-    A threshold that the site had set belongs to the scores of the earlier model, so
-    another model starts with its manifest's.
-    """
-    identity = (manifest.name, manifest.version, manifest.weights_sha256)
+    """Activate a checked model; return how many held studies were queued."""
     with writing(engine).begin() as session:
-        before = outcomes.activations(session).get(manifest.stage)
-        outcomes.activate(session, manifest.stage, identity, by, now())
-        other = before is not None and before.weights_sha256 != manifest.weights_sha256
-        if other and manifest.stage in outcomes.thresholds(session):
-            why = f"{manifest.reference} activated"
-            outcomes.set_threshold(session, manifest.stage, None, why, (by, now()))
-            click.echo(
-                f"the site's threshold of stage {manifest.stage} was for another "
-                "model and is gone: `sentinode models threshold` sets a new one",
-                err=True,
-            )
-        if set(outcomes.activations(session)) != set(Stage):
-            return 0
-        held = [
-            one.study_uid
-            for one in ledger.studies(session, StudyState.HELD, None)
-            if one.reason is Reason.NO_MODEL
-        ]
-        freed = 0
-        for uid in held:
-            with suppress(StateError):  # one that contradicts itself stays held
-                ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
-                freed += 1
-    return freed
+        change = registry.put_into_service(session, manifest, Decision(by, now()))
+    _warn_of_threshold(change)
+    return change.queued
+
+
+def _warn_of_threshold(change: Change) -> None:
+    if change.threshold_gone:
+        click.echo(
+            f"the site's threshold of stage {change.stage} was for another "
+            "model and is gone: `sentinode models threshold` sets a new one",
+            err=True,
+        )
 
 
 @command.command()
@@ -195,3 +177,74 @@ def threshold(  # noqa: PLR0913 - one argument for each option
             session, Stage(stage), value, reason, (operator(), now())
         )
     click.echo(f"stage {stage}: {meant} from now on")
+
+
+@command.command()
+@click.argument("reference", metavar="NAME@VERSION")
+@json_option
+@site_options
+def compare(site: Site, reference: str, *, as_json: bool) -> None:
+    """Show how a model was compared with the champion, and whether it may serve.
+
+    The report was made by `python -m training compare`, or by the retraining loop;
+    this command computes nothing. What a shadow of it scored is counted.
+
+    Example: sentinode models compare resnet18-sln@20260304-1f2e3d4c
+    """
+    with site.reading() as session:
+        version = registry.version(session, reference)
+        scored = registry.shadow_scores(session, version.weights_sha256)
+        looks = version.gate["looks"] if version.gate else 0
+    if version.gate is None:
+        raise StateError(
+            f"{reference} was never compared; `python -m training compare {reference} "
+            "--cohort SNAPSHOT` does, where the trainer is installed"
+        )
+    if as_json:
+        status = {"status": version.status, "shadow_scores": scored}
+        print_json({"model": reference, **status, "gate": version.gate})
+        return
+    gate = version.gate
+    print_table(
+        f"{reference} ({version.status}) against {gate['champion'] or 'nobody'}, n = "
+        f"{gate['n']}, look {looks}, {scored} shadow scores - RESEARCH USE ONLY",
+        ("holds", "check", "what was found"),
+        [
+            ("yes" if one["holds"] else "NO", one["code"], one["sentence"])
+            for one in gate["checks"]
+        ],
+    )
+    said = "may be promoted" if gate["promotable"] else "is not to be promoted"
+    click.echo(f"{reference} {said}")
+
+
+@command.command()
+@click.option(
+    "--stage", required=True, type=click.Choice([stage.value for stage in Stage])
+)
+@click.option("--reason", help="Written down with it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@site_options
+def rollback(
+    site: Site, stage: str, reason: str | None, *, yes: bool, as_json: bool
+) -> None:
+    """Return a stage to the model that served before; again goes further back.
+
+    Its files are checked first. Running workers take it with their next study.
+
+    Example: sentinode models rollback --stage SLN --reason "misses small lesions"
+    """
+    if not yes:
+        click.confirm(
+            f"Return stage {stage} to the earlier model?", abort=True, err=True
+        )
+    decision = Decision(operator(), now(), reason, ActivationKind.ROLLED_BACK)
+    manifest, change = registry.rollback(
+        site.writing, site.settings.models, Stage(stage), decision
+    )
+    _warn_of_threshold(change)
+    if as_json:
+        print_json(_as_document(manifest, {manifest.reference}))
+    else:
+        click.echo(f"{manifest.reference} serves stage {stage} again")

@@ -1,0 +1,47 @@
+"""The installation that models are registered, judged and watched in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node import db
+from dicom_node.db import Sessions
+from dicom_node.errors import SettingsError
+from dicom_node.spool import Spool
+from training.settings import TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Database, kept crops, models and settings of one installation."""
+
+    settings: TrainingSettings
+    sessions: Sessions
+    spool: Spool
+
+    @property
+    def models(self) -> Path:
+        """Folder of the installed models."""
+        return self.settings.models
+
+
+@contextmanager
+def opened(settings: TrainingSettings) -> Iterator[Site]:
+    """Open the database of an installation, which must exist.
+
+    Raises:
+        SettingsError: There is no installation in the data folder.
+    """
+    engine = db.connect(settings.database)
+    file = engine.url.database
+    is_file = engine.dialect.name == "sqlite" and file is not None
+    if is_file and not Path(str(file)).exists():
+        raise SettingsError(
+            f"there is no installation in {settings.data_dir}: check --data-dir, or "
+            "start with `sentinode up` or `sentinode db upgrade`"
+        )
+    try:
+        yield Site(settings, db.writing(engine), Spool(settings.spool))
+    finally:
+        engine.dispose()
