@@ -165,6 +165,8 @@ class NodeSettings(BaseSettings):
     `max_instance_bytes` in one instance, the sender is told to come back later.
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.
+    With `store_url` the spool is in an object store that all hosts share, and the
+    data folder of each holds a cache of it of at most `cache_bytes`.
     `heir_of_all` says that no other listener writes to this database: at its start
     this one ends the associations that any earlier one left open. `log_format` is
     how every process writes its log.
@@ -202,6 +204,20 @@ class NodeSettings(BaseSettings):
     )
     patient_key_secret_file: Path | None = None
     database_password_file: Path | None = None
+    store_url: str | None = Field(default=None, pattern=r"^s3://[^/?#]+(/[^?#]*)?$")
+    store_endpoint: str | None = None
+    store_credentials_file: Path | None = None
+    cache_bytes: int = Field(default=20 * 2**30, ge=0)
+
+    @property
+    def store_credentials(self) -> str | None:
+        """KEY_ID:SECRET for the object store; None: as its client's environment says.
+
+        Raises:
+            SettingsError: The file cannot be read.
+        """
+        file = self.store_credentials_file
+        return None if file is None else read_secret(file)
 
     @property
     def database(self) -> str:
@@ -416,6 +432,11 @@ def patient_secret(settings: NodeSettings) -> bytes:
                 f"{MIN_SECRET_LENGTH} characters"
             )
         return secret.encode()
+    if settings.store_url is not None:
+        raise SettingsError(
+            f"{ENV_PREFIX}PATIENT_KEY_SECRET_FILE: is not set; hosts that share an "
+            "object store must share the key of patient hashes"
+        )
     path = settings.data_dir / PATIENT_KEY_FILE
     if not path.exists():
         _create_secret(path)

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dicom_node import __version__, db, schema
+from dicom_node import __version__, schema
 from dicom_node.errors import PermanentError, SettingsError, StateError
 from dicom_node.settings import PATIENT_KEY_FILE, UP_FILE
 from dicom_node.spool import PARTIAL_SUFFIX

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 import click
@@ -123,6 +124,12 @@ def _disk(site: Site) -> str:
     return f"{free / GIB:.1f} GiB free"
 
 
+def _store(site: Site) -> str:
+    """Ask for an object that is not there: an answer is all that is wanted."""
+    site.spool.written_at(Path("doctor"))
+    return f"{site.settings.store_url} answers"
+
+
 def _kept(site: Site) -> str:
     """Look for what stage II and replay will need and nobody released."""
     with site.reading() as session:
@@ -222,6 +229,18 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("disk", _disk, site)
     yield run("kept files", _kept, site)
     yield run("listener", _listener, site)
+    yield _run("database", _database, site)
+    yield _run("clock", _clock, site)
+    yield _run("broker", _broker, site)
+    yield _run("workers", _workers, site)
+    yield _run("queues", _queues, site)
+    yield _run("model digest", _model, site)
+    yield _run("quality gate", _quality, site)
+    yield _run("disk", _disk, site)
+    if site.settings.store_url is not None:
+        yield _run("object store", _store, site)
+    yield _run("kept files", _kept, site)
+    yield _run("listener", _listener, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
     for peer in site.settings.pacs:

@@ -81,6 +81,10 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
     except RulesUnusableError:
         return False
     rules = site_rules(place.settings, routed)
+    files = [
+        replace(one, path=place.spool.fetch(one.path, one.sha256)) for one in stored
+    ]
+    rules = site_rules(place.settings)
     objects, reading = read_marked(files, manual, rules)
     return not objects.unreadable and selection.is_ready(objects, reading, phase, rules)
 
