@@ -165,7 +165,7 @@ def run_read_only(
     """
     mounts = (
         f"mount --bind {root} {root} && mount -o remount,ro,bind {root} "
-        f"&& mount -t tmpfs none {root}/tmp && mount --rbind /dev {root}/dev "
+        f"&& mount -t tmpfs none {root / 'tmp'} && mount --rbind /dev {root / 'dev'} "
         f"&& mount --bind {data} {root}/var/lib/sentinode"
     )
     settings = [*configuration["Env"], *(f"{k}={v}" for k, v in extra.items())]

@@ -109,15 +109,15 @@ def read(folder: Path) -> Backup:
     """
     try:
         said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if said.pop("format") != FORMAT:
-            raise ValueError("another format")
-        said.pop("version")
-        said["secrets"] = tuple(said["secrets"])
-        return Backup(**said)
+        fields = {name: said[name] for name in Backup.__dataclass_fields__}
+        form, fields["secrets"] = said["format"], tuple(said["secrets"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedBackupError(
             f"{folder} holds no whole backup: {MANIFEST} is missing or not ours"
         ) from error
+    if form != FORMAT:
+        raise DamagedBackupError(f"{folder} is of format {form}, this is for {FORMAT}")
+    return Backup(**fields)
 
 
 def verify(folder: Path) -> Backup:

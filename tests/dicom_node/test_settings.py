@@ -174,13 +174,14 @@ def test_a_database_is_named_by_its_url(url):
 
 
 def test_a_password_comes_from_a_file_and_never_from_the_environment(tmp_path):
-    (tmp_path / "password").write_text("p@ss:w/rd%\n")
+    secret = "p@ss:w/rd%"  # noqa: S105 - of a database that is not there
+    (tmp_path / "password").write_text(f"{secret}\n")
     found = load(
         NodeSettings,
         database_url="postgresql+psycopg://sentinode@db.example/sentinode",
         database_password_file=tmp_path / "password",
     )
-    assert make_url(found.database).password == "p@ss:w/rd%"
+    assert make_url(found.database).password == secret
     assert make_url(found.database).host == "db.example"
     assert "p@ss" not in repr(found)
 

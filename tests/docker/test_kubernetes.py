@@ -157,3 +157,25 @@ def test_the_network_is_closed_but_for_what_is_named():
 
 def test_a_listener_keeps_its_name_when_its_pod_is_replaced():
     assert "listener" in named("StatefulSet")
+
+
+def test_the_object_store_takes_the_place_of_the_volume_that_all_pods_write():
+    overlay = yaml.safe_load(
+        (FOLDER / "object-store" / "kustomization.yaml").read_text()
+    )
+    workloads, settings, volume = overlay["patches"]
+    (replaced,) = yaml.safe_load(workloads["patch"])
+    fields = {f"SENTINODE_{name.upper()}" for name in WorkerSettings.model_fields}
+    added = {
+        one["path"].removeprefix("/data/") for one in yaml.safe_load(settings["patch"])
+    }
+
+    assert replaced["path"] == "/spec/template/spec/volumes/0"
+    assert set(workloads["target"]["kind"].split("|")) == {w["kind"] for w in WORKLOADS}
+    for workload in WORKLOADS:
+        assert (
+            pod(workload)["volumes"][0]["name"] == replaced["value"]["name"] == "data"
+        )
+    assert "SENTINODE_STORE_URL" in added
+    assert added <= fields
+    assert volume["target"]["name"] in named("PersistentVolumeClaim")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_unit_is_confined(units, name, record_property):
     score = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
     assert score, done.stdout + done.stderr
     record_property("exposure", score[1])
-    print(f"{name}: exposure {score[1]} of 10")
+    sys.stdout.write(f"{name}: exposure {score[1]} of 10\n")
     assert float(score[1]) <= MAX_EXPOSURE
 
 

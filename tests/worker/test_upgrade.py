@@ -1,4 +1,4 @@
-"""A database that the first release made: brought up to date, worked with, taken back."""
+"""A database of the first release: brought up to date, worked with, taken back."""
 
 import json
 from datetime import timedelta
@@ -64,7 +64,7 @@ ADDED = {
         "recorded_by": "admin",
     },
 }
-"""Rows of the tables that an analysis leaves empty; all of one study, where they are."""
+"""Rows of the tables that an analysis leaves empty."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -89,9 +89,9 @@ def carry_over(source: sa.Engine, target: sa.Engine) -> None:
                 continue
             names = [one.name for one in table.c if one.name != "event_id"]  # counted
             columns = [new.tables[table.name].c[name] for name in names]
-            rows = [dict(row._mapping) for row in reading.execute(sa.select(*columns))]
+            rows = list(reading.execute(sa.select(*columns)).mappings())
             if rows:
-                writing.execute(table.insert(), [_aware(row) for row in rows])
+                writing.execute(table.insert(), [_aware(dict(row)) for row in rows])
 
 
 def _aware(row: dict) -> dict:
