@@ -102,6 +102,8 @@ class SharedSpool(Spool):
 
     def place(self, path: Path, content: bytes | Path) -> None:
         """Make a file durable under a name that says what it holds. Idempotent."""
+        if content == path:  # no store copies an object to itself
+            content = self.fetch(path).read_bytes()
         try:
             if isinstance(content, Path):
                 self._bucket.copy(content, path)

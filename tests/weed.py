@@ -56,6 +56,7 @@ class ObjectStore:
                     *(f"-s3.config={self.folder / 's3.json'}",),
                     *(f"-master.port.grpc={grpc[0]}", f"-volume.port.grpc={grpc[1]}"),
                     *(f"-filer.port.grpc={grpc[2]}", f"-s3.port.grpc={grpc[3]}"),
+                    *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                     "-master.volumeSizeLimitMB=64",
                 ],
                 stdout=log,

@@ -12,7 +12,10 @@ from worker.settings import WorkerSettings
 
 DOCKER = Path(__file__).parents[2] / "docker"
 PROFILES = ("hl7", "monitoring", "pacs")
-OURS = ("migrate", "listener", "analysis", "dispatch", "delivery", "beat", "hl7")
+OURS = (
+    *("migrate", "listener", "analysis", "dispatch", "delivery", "beat", "hl7"),
+    "monitor",
+)
 SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN")
 
 
@@ -94,9 +97,10 @@ def test_only_the_listeners_face_the_network(config, services):
     published = {name for name, one in services.items() if one.get("ports")}
     assert config["networks"]["inside"]["internal"] is True
     assert published == {"listener", "hl7", "grafana"}
+    assert services["prometheus"]["network_mode"] == "service:monitor"
     for port in services["grafana"]["ports"]:  # for a browser on this very host
         assert str(port).startswith("127.0.0.1:")
-    for name in ("postgres", "redis", "analysis", "beat", "migrate", "prometheus"):
+    for name in ("postgres", "redis", "analysis", "beat", "migrate", "monitor"):
         assert list(services[name]["networks"]) == ["inside"], name
 
 

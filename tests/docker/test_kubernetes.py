@@ -136,7 +136,7 @@ def test_what_is_scaled_and_what_is_protected_exists():
         (trigger,) = scaled["spec"]["triggers"]
         assert target == name
         assert target in workloads
-        assert "sentinode_queue_oldest_seconds" in trigger["metadata"]["query"]
+        assert trigger["metadata"]["query"] == "max(sentinode_queue_age_seconds)"
     for budget in named("PodDisruptionBudget").values():
         labels = budget["spec"]["selector"]["matchLabels"]
         (found,) = [
