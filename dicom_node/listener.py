@@ -43,9 +43,8 @@ from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.settings import NodeSettings, patient_secret
-from dicom_node.spool import Spool
-from dicom_node.storage import request_of
 from dicom_node.shared_spool import spool_of
+from dicom_node.storage import request_of
 from dicom_node.study import StudyUid
 
 log = logging.getLogger(__name__)

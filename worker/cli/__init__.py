@@ -16,8 +16,8 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
 
 COMMANDS: Final = {
-    "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "backup": ("worker.cli.backup", "Copy a running installation."),
+    "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
     "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
     "doctor": ("worker.cli.doctor", "Check everything that Sentinode depends on."),

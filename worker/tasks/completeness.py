@@ -75,16 +75,14 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
         phase = models.phase_in_service(place.settings.models, active)
     except SettingsError:
         return False
-    files = [replace(one, path=place.spool.absolute(one.path)) for one in stored]
+    files = [
+        replace(one, path=place.spool.fetch(one.path, one.sha256)) for one in stored
+    ]
     try:
         routed = route(place.settings, calling_ae, files)
     except RulesUnusableError:
         return False
     rules = site_rules(place.settings, routed)
-    files = [
-        replace(one, path=place.spool.fetch(one.path, one.sha256)) for one in stored
-    ]
-    rules = site_rules(place.settings)
     objects, reading = read_marked(files, manual, rules)
     return not objects.unreadable and selection.is_ready(objects, reading, phase, rules)
 
