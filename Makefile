@@ -6,13 +6,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
 # judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
-# status page (80 MB), Prometheus runs every query (20 MB).
-PEERS := bsh chromium dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps \
-	postgresql prometheus redis-server
-# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K. buildah and
-# debootstrap build the listener's image, docker-compose and systemd read our files.
-PEERS := bsh buildah dcmtk debootstrap docker-compose openjph-tools orthanc \
-	orthanc-dicomweb pixelmed-apps postgresql redis-server systemd util-linux
+# status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
+# the listener's image, docker-compose and systemd read our files.
+PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \
+	orthanc-dicomweb pixelmed-apps postgresql prometheus redis-server systemd util-linux
 # What builds images: any of docker, podman and buildah. The health check of an image
 # needs Docker's format, which the others are asked for.
 BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
@@ -64,7 +61,7 @@ peers:
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \
 	  && command -v promtool >/dev/null \
-	  && command -v ojph_compress >/dev/null && command -v buildah >/dev/null \
+	  && command -v buildah >/dev/null \
 	  && command -v debootstrap >/dev/null && command -v docker-compose >/dev/null \
 	  && command -v systemd-analyze >/dev/null \
 	  || { $(SUDO) apt-get update -qq \

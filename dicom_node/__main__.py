@@ -68,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load(NodeSettings)
         logs.configure(style=settings.log_format)
-        run(settings)
         (check if asked.check else run)(settings)
     except NodeError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for a person

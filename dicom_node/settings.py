@@ -23,8 +23,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
-from typing import Annotated, Any, Final, Self, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BeforeValidator,
@@ -60,6 +59,7 @@ MIN_SECRET_LENGTH: Final = 16
 DATABASES: Final = ("sqlite", "postgresql")
 
 LogFormat = Literal["json", "console"]
+
 RENAMED: Final[dict[str, str]] = {}
 """Settings that had another name before: old name, new name, both as fields. The old
 one is taken, with one warning, until the next major version; the new one beats it."""

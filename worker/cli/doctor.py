@@ -227,20 +227,10 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("model digest", _model, site)
     yield run("quality gate", _quality, site)
     yield run("disk", _disk, site)
+    if site.settings.store_url is not None:
+        yield run("object store", _store, site)
     yield run("kept files", _kept, site)
     yield run("listener", _listener, site)
-    yield _run("database", _database, site)
-    yield _run("clock", _clock, site)
-    yield _run("broker", _broker, site)
-    yield _run("workers", _workers, site)
-    yield _run("queues", _queues, site)
-    yield _run("model digest", _model, site)
-    yield _run("quality gate", _quality, site)
-    yield _run("disk", _disk, site)
-    if site.settings.store_url is not None:
-        yield _run("object store", _store, site)
-    yield _run("kept files", _kept, site)
-    yield _run("listener", _listener, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
     for peer in site.settings.pacs:
