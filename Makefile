@@ -6,11 +6,21 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
 # judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
-# status page (80 MB), Prometheus runs every query (20 MB).
-PEERS := bsh chromium dcmtk openjph-tools orthanc orthanc-dicomweb pixelmed-apps \
-	postgresql prometheus redis-server
+# status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
+# the listener's image, docker-compose and systemd read our files.
+PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \
+	orthanc-dicomweb pixelmed-apps postgresql prometheus redis-server systemd util-linux
+# What builds images: any of docker, podman and buildah. The health check of an image
+# needs Docker's format, which the others are asked for.
+BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
+	|| echo $$(command -v podman buildah | head -1) build --format docker)
+BUILD_ARGS ?=
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dicom_node/__init__.py)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
+PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lint bench install peers lock clean
+.PHONY: demo test lint bench install peers lock locks images clean
 
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
@@ -51,13 +61,32 @@ peers:
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \
 	  && command -v promtool >/dev/null \
+	  && command -v buildah >/dev/null \
+	  && command -v debootstrap >/dev/null && command -v docker-compose >/dev/null \
+	  && command -v systemd-analyze >/dev/null \
 	  || { $(SUDO) apt-get update -qq \
 	       && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq $(PEERS); }
 
 lock: install ## resolve every dependency anew for all supported Pythons
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras \
-	  --no-emit-index-url --no-annotate --no-header --upgrade \
-	  --output-file $(CONSTRAINTS) pyproject.toml
+	$(PIN) --all-extras --upgrade --output-file $(CONSTRAINTS) pyproject.toml
+	$(MAKE) locks
+
+locks: install ## the images' locks, with hashes, of the versions in the constraints
+	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --extra s3 \
+	  --output-file docker/locks/node.txt pyproject.toml
+	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --extra s3 --extra worker \
+	  --output-file docker/locks/worker.txt pyproject.toml
+	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --extra s3 --extra training \
+	  --output-file docker/locks/trainer.txt pyproject.toml
+	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --group image \
+	  --output-file docker/locks/image.txt
+
+images: ## build the images of listener, worker and trainer
+	for target in node worker trainer; do \
+	  $(BUILD) --file docker/Dockerfile --target $$target $(BUILD_ARGS) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	    --tag sentinode/$$target:$(VERSION) --tag sentinode/$$target:latest . || exit 1; \
+	done
 
 clean: ## remove the environment and every cache
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,20 +1,25 @@
 """Run the listener: `python -m dicom_node`. It ends on SIGTERM or SIGINT.
 
 Exit status 0 after a stop, 1 with a sentence on stderr when it cannot run.
+`python -m dicom_node --check` asks the one that runs on this host for C-ECHO.
 """
 
+import argparse
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import db, logs, schema
+from dicom_node import db, logs, schema, verification
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
 
+CHECK_TIMEOUT_S: Final = 5.0
 SIGNAL_POLL_S = 0.25
 """A signal that another thread took does not wake the main one: it must look."""
 
@@ -44,13 +49,26 @@ def run(settings: NodeSettings) -> None:
     listener.stop()
 
 
-def main() -> int:
+def check(settings: NodeSettings) -> None:
+    """Ask the listener of this host for C-ECHO, as a container's check of health.
+
+    Raises:
+        PeerUnavailableError: It does not answer.
+        PeerRejectedError: It answers that it is not well.
+    """
+    verification.echo(settings.listener, settings.aet, CHECK_TIMEOUT_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status of the process."""
+    parser = argparse.ArgumentParser("python -m dicom_node")
+    parser.add_argument("--check", action="store_true", help="ask for C-ECHO, and end")
+    asked = parser.parse_args(arguments)
     logs.configure()
     try:
         settings = load(NodeSettings)
         logs.configure(style=settings.log_format)
-        run(settings)
+        (check if asked.check else run)(settings)
     except NodeError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for a person
         return 1

@@ -10,7 +10,7 @@ header does. Which file is needed is for the database to say.
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +59,7 @@ def keep_slice(spool: Spool, sha256: str, instance: Path) -> None:
 
 def has(spool: Spool, path: Path) -> bool:
     """Say whether something kept is there."""
-    return spool.absolute(path).is_file()
+    return spool.written_at(path) is not None
 
 
 def read_crop(spool: Spool, sha256: str) -> bytes:
@@ -84,17 +84,16 @@ def check_slice(spool: Spool, sha256: str) -> Path:
     Raises:
         UnreadableObjectError: It is missing, or not what it was.
     """
+    path = spool.fetch(slice_path(sha256))
     found = spool.describe(slice_path(sha256)).sha256
     if found != sha256:
         raise UnreadableObjectError(
             f"the stored slice has SHA-256 {found}, recorded is {sha256}"
         )
-    return spool.absolute(slice_path(sha256))
+    return path
 
 
 def files(spool: Spool) -> Iterator[tuple[Path, datetime]]:
     """Yield every kept file with the time when it was last kept."""
     for suffix in (CROP_SUFFIX, FILE_SUFFIX):
-        for path in (spool.root / KEPT).glob(f"*/*{suffix}"):
-            changed = datetime.fromtimestamp(path.stat().st_ctime, UTC)
-            yield path.relative_to(spool.root), changed
+        yield from spool.files(KEPT, suffix)

@@ -43,7 +43,7 @@ from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.settings import NodeSettings, patient_secret
-from dicom_node.spool import Spool
+from dicom_node.shared_spool import spool_of
 from dicom_node.storage import request_of
 from dicom_node.study import StudyUid
 
@@ -166,7 +166,7 @@ class Listener:
         settings = self._settings
         settings.spool.mkdir(parents=True, exist_ok=True)
         self._intake = Intake(
-            Spool(settings.spool),
+            spool_of(settings),
             patient_secret(settings),
             settings.min_free_bytes,
             settings.max_instance_bytes,
@@ -365,8 +365,8 @@ class Listener:
         request = request_of(event, stores.association.calling_ae)
         kept = intake.keep(request)
         instance = kept.instance if isinstance(kept, Conflict) else kept
-        if instance.study_uid in stores.carried:
-            self._recorder.put(kept)
+        if instance.study_uid in stores.carried and not intake.spool.is_shared:
+            self._recorder.put(kept)  # its file is here: the next start finds it
             return
         carried = Carried(stores.association, instance.study_uid)
         stores.entered = True

@@ -6,7 +6,6 @@ Where the caller can provide it, a report goes out as another SR class to a peer
 does not take its own: that is decided by the presentation contexts, never by a status.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from dicom_node.association import CONNECT_TIMEOUT_S, associate, end, status_of
+from dicom_node.association import associate, end, status_of
 from dicom_node.codestream import UNCOMPRESSED
-from dicom_node.contexts import VERIFICATION
 from dicom_node.errors import (
     PeerRejectedError,
     PeerUnavailableError,
@@ -33,6 +31,7 @@ from dicom_node.part10 import FileMeta, read_meta
 from dicom_node.report.fallback import stand_ins
 from dicom_node.statuses import SendOutcome, judge
 from dicom_node.study import Peer, SopInstanceUid
+from dicom_node.verification import echo
 
 __all__ = [
     "AS_IT_IS",
@@ -91,30 +90,6 @@ class Sendable:
             for sop_class in (own, *others)
             for syntax in self.syntaxes
         )
-
-
-def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> float:
-    """Verify that a peer answers (C-ECHO); return the round trip in milliseconds.
-
-    Raises:
-        PeerUnavailableError: No association, or no answer in time.
-        PeerRejectedError: The peer answered with another status than Success.
-    """
-    context = build_context(VERIFICATION, list(UNCOMPRESSED))
-    association = associate(peer, calling_aet, [context], timeout)
-    try:
-        started = time.perf_counter()
-        status = status_of(association.send_c_echo())
-        elapsed = (time.perf_counter() - started) * 1000
-    except (RuntimeError, ValueError) as error:
-        raise PeerUnavailableError(f"{peer} does not take C-ECHO") from error
-    finally:
-        end(association)
-    if status is None:
-        raise PeerUnavailableError(f"{peer} did not answer the C-ECHO")
-    if status != 0:
-        raise PeerRejectedError(f"{peer} answered 0x{status:04X}", status)
-    return elapsed
 
 
 def send(

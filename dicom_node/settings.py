@@ -6,12 +6,14 @@ the working folder, which beats `up.json` in the data folder: what the last
 """
 
 import json
+import logging
 import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -21,7 +23,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BeforeValidator,
@@ -35,6 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -46,6 +49,8 @@ from sqlalchemy.exc import ArgumentError
 from dicom_node.errors import SettingsError
 from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
 
+log = logging.getLogger(__name__)
+
 ENV_PREFIX: Final = "SENTINODE_"
 TOML_FILE: Final = Path("sentinode.toml")
 UP_FILE: Final = "up.json"
@@ -54,6 +59,11 @@ MIN_SECRET_LENGTH: Final = 16
 DATABASES: Final = ("sqlite", "postgresql")
 
 LogFormat = Literal["json", "console"]
+
+RENAMED: Final[dict[str, str]] = {}
+"""Settings that had another name before: old name, new name, both as fields. The old
+one is taken, with one warning, until the next major version; the new one beats it."""
+
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
@@ -153,6 +163,10 @@ class NodeSettings(BaseSettings):
     complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
+    `database_password_file` and `patient_key_secret_file` name files that hold what
+    neither the environment nor a list of processes should show.
+    With `store_url` the spool is in an object store that all hosts share, and the
+    data folder of each holds a cache of it of at most `cache_bytes`.
     `heir_of_all` says that no other listener writes to this database: at its start
     this one ends the associations that any earlier one left open. `log_format` is
     how every process writes its log.
@@ -188,11 +202,37 @@ class NodeSettings(BaseSettings):
     patient_key_secret: SecretStr | None = Field(
         default=None, min_length=MIN_SECRET_LENGTH
     )
+    patient_key_secret_file: Path | None = None
+    database_password_file: Path | None = None
+    store_url: str | None = Field(default=None, pattern=r"^s3://[^/?#]+(/[^?#]*)?$")
+    store_endpoint: str | None = None
+    store_credentials_file: Path | None = None
+    cache_bytes: int = Field(default=20 * 2**30, ge=0)
+
+    @property
+    def store_credentials(self) -> str | None:
+        """KEY_ID:SECRET for the object store; None: as its client's environment says.
+
+        Raises:
+            SettingsError: The file cannot be read.
+        """
+        file = self.store_credentials_file
+        return None if file is None else read_secret(file)
 
     @property
     def database(self) -> str:
-        """SQLAlchemy URL of the database; SQLite in the data folder by default."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'sentinode.db'}"
+        """SQLAlchemy URL of the database; SQLite in the data folder by default.
+
+        Raises:
+            SettingsError: The file with its password cannot be read.
+        """
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'sentinode.db'}"
+        if self.database_password_file is None:
+            return self.database_url
+        password = read_secret(self.database_password_file)
+        url = make_url(self.database_url).set(password=password)
+        return url.render_as_string(hide_password=False)
 
     @property
     def listener(self) -> Peer:
@@ -262,7 +302,47 @@ class NodeSettings(BaseSettings):
         """Put flags before environment, `sentinode.toml` and `up.json`."""
         del dotenv_settings, file_secret_settings
         toml = TomlConfigSettingsSource(settings_cls, toml_file=TOML_FILE)
-        return init_settings, env_settings, toml, _UpFile(settings_cls)
+        env = cast("EnvSettingsSource", env_settings)
+        return (
+            init_settings,
+            env_settings,
+            _OldNames(settings_cls, env.env_vars, ENV_PREFIX.lower()),
+            toml,
+            _OldNames(settings_cls, toml.toml_data, ""),
+            _UpFile(settings_cls),
+        )
+
+
+class _OldNames(PydanticBaseSettingsSource):
+    """What one source gives under names that settings had before."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], given: Mapping[str, Any], prefix: str
+    ) -> None:
+        super().__init__(settings_cls)
+        self._given = given
+        self._prefix = prefix
+
+    def get_field_value(
+        self, field: FieldInfo, field_name: str
+    ) -> tuple[Any, str, bool]:
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {}
+        for old, new in RENAMED.items():
+            value = self._given.get(f"{self._prefix}{old}")
+            if value is not None and new in self.settings_cls.model_fields:
+                _warn_of_old_name(old, new)
+                found[new] = value
+        return found
+
+
+@cache
+def _warn_of_old_name(old: str, new: str) -> None:
+    names = (f"{ENV_PREFIX}{old.upper()}", f"{ENV_PREFIX}{new.upper()}")
+    log.warning("%s is called %s now; the old name will be refused", *names)
 
 
 class _UpFile(PydanticBaseSettingsSource):
@@ -321,6 +401,21 @@ def _fault(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
+def read_secret(path: Path) -> str:
+    """Return the secret that a file holds, without the end of its line.
+
+    Raises:
+        SettingsError: The file cannot be read or is empty; the text never quotes it.
+    """
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the secret in {path} cannot be read") from error
+    if not secret:
+        raise SettingsError(f"the secret in {path} is empty")
+    return secret
+
+
 def patient_secret(settings: NodeSettings) -> bytes:
     """Return the key of patient hashes; without a setting, one made once per folder.
 
@@ -329,6 +424,19 @@ def patient_secret(settings: NodeSettings) -> bytes:
     """
     if settings.patient_key_secret is not None:
         return settings.patient_key_secret.get_secret_value().encode()
+    if settings.patient_key_secret_file is not None:
+        secret = read_secret(settings.patient_key_secret_file)
+        if len(secret) < MIN_SECRET_LENGTH:
+            raise SettingsError(
+                f"{ENV_PREFIX}PATIENT_KEY_SECRET_FILE: holds fewer than "
+                f"{MIN_SECRET_LENGTH} characters"
+            )
+        return secret.encode()
+    if settings.store_url is not None:
+        raise SettingsError(
+            f"{ENV_PREFIX}PATIENT_KEY_SECRET_FILE: is not set; hosts that share an "
+            "object store must share the key of patient hashes"
+        )
     path = settings.data_dir / PATIENT_KEY_FILE
     if not path.exists():
         _create_secret(path)

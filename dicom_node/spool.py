@@ -77,7 +77,13 @@ class SpooledFile:
 
 
 class Spool:
-    """One folder of instances and documents, shared by listener and workers."""
+    """One folder of instances and documents, shared by listener and workers.
+
+    `is_shared` says that the files outlive this host, and with it any row that only
+    this host could rebuild.
+    """
+
+    is_shared = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -92,6 +98,21 @@ class Spool:
             raise ValueError("a path of the spool is relative and has no '..'")
         return self.root / relative
 
+    def fetch(self, relative: Path, sha256: str | None = None) -> Path:
+        """Return the absolute path of a file of the spool, for readers of paths.
+
+        Args:
+            relative: The file.
+            sha256: What its data set must be, where the file had to be brought here;
+                a file of this folder is taken as it is.
+
+        Raises:
+            UnreadableObjectError: It had to be brought here, and is gone or changed.
+            SpoolFullError: It cannot be brought here now.
+        """
+        del sha256
+        return self.absolute(relative)
+
     def write_instance(self, instance: Encoded) -> SpooledFile:
         """Make an instance durable under its SOP Instance UID; the first one stays.
 
@@ -103,8 +124,7 @@ class Spool:
         Raises:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
-        folder = INSTANCES / _study_folder(instance.study_uid)
-        path = folder / f"{_digest(instance.sop_instance_uid)}{FILE_SUFFIX}"
+        path = instance_path(instance)
         written = self._write_encoded(path, instance)
         if written.outcome is Outcome.NEW:
             return written
@@ -121,10 +141,7 @@ class Spool:
         Raises:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
-        digest = hashlib.sha256(instance.dataset).hexdigest()
-        name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
-        path = QUARANTINE / _study_folder(instance.study_uid) / name
-        return self._write_encoded(path, instance)
+        return self._write_encoded(quarantine_path(instance), instance)
 
     @contextmanager
     def open(self, path: Path) -> Iterator[BufferedReader]:
@@ -135,7 +152,7 @@ class Spool:
             SpoolFullError: The volume fails.
         """
         with (
-            _spool_errors(),
+            spool_errors(),
             _file_must_exist(),
             self.absolute(path).open("rb") as file,
         ):
@@ -161,9 +178,7 @@ class Spool:
             ValueError: The digest is not that of the content.
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise ValueError("the digest is not that of the document")
-        path = DOCUMENTS / sha256[:2] / f"{sha256}{FILE_SUFFIX}"
+        path = document_path(sha256, content)
         self._write(path, (content,))
         return path
 
@@ -195,7 +210,7 @@ class Spool:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
         target = self.absolute(path)
-        with _spool_errors(), _file_must_exist():
+        with spool_errors(), _file_must_exist():
             self._make_folder(target.parent)
             draft = target.parent / f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
             try:
@@ -217,7 +232,7 @@ class Spool:
         """
         folders = set()
         removed = 0
-        with _spool_errors():
+        with spool_errors():
             for target in map(self.absolute, paths):
                 with suppress(FileNotFoundError):
                     target.unlink()
@@ -245,6 +260,12 @@ class Spool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         _check_digest(digest, sha256)
 
+    def files(self, below: Path, suffix: str) -> Iterator[tuple[Path, datetime]]:
+        """Yield the files below a folder, with the time when each was put there."""
+        for path in (self.root / below).glob(f"*/*{suffix}"):
+            changed = datetime.fromtimestamp(path.stat().st_ctime, UTC)
+            yield path.relative_to(self.root), changed
+
     def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
         """Yield the relative paths of all complete files below a folder."""
         for path in (self.root / below).glob(f"*/*/*{FILE_SUFFIX}"):
@@ -267,16 +288,8 @@ class Spool:
         return removed
 
     def _write_encoded(self, path: Path, instance: Encoded) -> SpooledFile:
-        meta = encode_meta(
-            FileMeta(
-                instance.sop_class_uid,
-                instance.sop_instance_uid,
-                instance.transfer_syntax_uid,
-                instance.calling_ae,
-            )
-        )
-        digest = hashlib.sha256(instance.dataset).hexdigest()
-        status = self._write(path, (meta, instance.dataset))
+        digest = digest_of(instance)
+        status = self._write(path, (_meta(instance), instance.dataset))
         if status is None:
             return SpooledFile(path, 0, digest, datetime.now(UTC), Outcome.SAME)
         return SpooledFile(path, status.st_size, digest, _time(status))
@@ -284,7 +297,7 @@ class Spool:
     def _write(self, path: Path, parts: tuple[Bytes, ...]) -> os.stat_result | None:
         """Write a file durably; return None when its name was taken already."""
         target = self.absolute(path)
-        with _spool_errors():
+        with spool_errors():
             if target.exists():
                 _sync_folder(target.parent)  # whoever wrote it may not be there yet
                 return None
@@ -311,6 +324,51 @@ class Spool:
         for each in reversed(missing):
             each.mkdir(mode=0o750, exist_ok=True)
             _sync_folder(each.parent)
+
+
+def instance_path(instance: Encoded) -> Path:
+    """Return the name of an instance: its study's folder, its SOP Instance UID."""
+    name = f"{_digest(instance.sop_instance_uid)}{FILE_SUFFIX}"
+    return INSTANCES / _study_folder(instance.study_uid) / name
+
+
+def quarantine_path(instance: Encoded) -> Path:
+    """Return the name of an object that may not take its UID's."""
+    digest = digest_of(instance)
+    name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
+    return QUARANTINE / _study_folder(instance.study_uid) / name
+
+
+def document_path(sha256: str, content: bytes) -> Path:
+    """Return the name of a document.
+
+    Raises:
+        ValueError: The digest is not that of the content.
+    """
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("the digest is not that of the document")
+    return DOCUMENTS / sha256[:2] / f"{sha256}{FILE_SUFFIX}"
+
+
+def digest_of(instance: Encoded) -> str:
+    """Return the SHA-256 of a data set."""
+    return hashlib.sha256(instance.dataset).hexdigest()
+
+
+def as_file(instance: Encoded) -> bytes:
+    """Return the bytes of an instance's file."""
+    return b"".join((_meta(instance), instance.dataset))
+
+
+def _meta(instance: Encoded) -> bytes:
+    return encode_meta(
+        FileMeta(
+            instance.sop_class_uid,
+            instance.sop_instance_uid,
+            instance.transfer_syntax_uid,
+            instance.calling_ae,
+        )
+    )
 
 
 def _study_folder(study_uid: str) -> Path:
@@ -362,7 +420,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _spool_errors() -> Iterator[None]:
+def spool_errors() -> Iterator[None]:
     """Turn a full or failing volume into the error that says: come back later."""
     try:
         yield

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from dicom_node import schema
 from tests.postgres import Postgres, binaries
 from tests.quick_models import write_models
+from tests.weed import ObjectStore
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,13 @@ def postgres_url(postgres) -> str:
 def quick_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained model of each stage."""
     return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def object_store():
+    """A real object store with an empty bucket."""
+    store = ObjectStore()
+    try:
+        yield store.start()
+    finally:
+        store.remove()

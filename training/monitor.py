@@ -102,7 +102,7 @@ def _window(
 
 def _measure(site: Site, case: LiveCase) -> tuple[str, tuple[float, ...]]:
     """Return scanner and features; what cannot be read is not a number."""
-    path = site.spool.absolute(kept.slice_path(case.slice_sha256))
+    path = site.spool.fetch(kept.slice_path(case.slice_sha256))
     try:
         crop = kept_cases.crop(site.spool, case)
         found = features.of_crop(crop, float(np.sqrt(case.area_mm2)))

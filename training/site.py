@@ -8,6 +8,7 @@ from pathlib import Path
 from dicom_node import db
 from dicom_node.db import Sessions
 from dicom_node.errors import SettingsError
+from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from training.settings import TrainingSettings
 
@@ -42,6 +43,6 @@ def opened(settings: TrainingSettings) -> Iterator[Site]:
             "start with `sentinode up` or `sentinode db upgrade`"
         )
     try:
-        yield Site(settings, db.writing(engine), Spool(settings.spool))
+        yield Site(settings, db.writing(engine), spool_of(settings))
     finally:
         engine.dispose()

@@ -30,6 +30,7 @@ from dicom_node.errors import (
 from dicom_node.findings import StageFinding
 from dicom_node.images import read_pixels
 from dicom_node.settings import load
+from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from worker import computation, crops, keeping, models, outcomes, preprocess, weights
 from worker.cascade import StageModel, risk_of, score
@@ -244,7 +245,7 @@ def main(result_id: str) -> None:
     try:
         settings = load(WorkerSettings)
         engine = db.connect(settings.database)
-        archive = Archive(db.reading(engine), Spool(settings.spool), settings.models)
+        archive = Archive(db.reading(engine), spool_of(settings), settings.models)
         found = replay(result_id, archive)
         engine.dispose()
     except NodeError as error:

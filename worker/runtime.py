@@ -10,6 +10,7 @@ from functools import cache
 from dicom_node import db
 from dicom_node.db import Sessions
 from dicom_node.settings import load
+from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
 
@@ -29,7 +30,7 @@ def sessions() -> Sessions:
 @cache
 def spool() -> Spool:
     """Open the folder of instances and documents."""
-    return Spool(settings().spool)
+    return spool_of(settings())
 
 
 def name() -> str:

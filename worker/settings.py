@@ -8,6 +8,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -28,6 +29,7 @@ from dicom_node.settings import (
     NodeSettings,
     PeerText,
     pairs,
+    read_secret,
 )
 from dicom_node.study import MAX_PORT, UID_PATTERN, Peer
 from worker import webhook
@@ -58,7 +60,8 @@ class WorkerSettings(NodeSettings):
     """Settings of every process but the listener, which reads `NodeSettings`.
 
     `broker_url` unset means the broker that `sentinode up` embeds; any
-    Redis-compatible URL is accepted. `analysis_time_limit` and
+    Redis-compatible URL is accepted; its password may stand in
+    `broker_password_file`. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
     `bulk_ahead` is how many studies of a bulk reprocessing may wait before a live one;
@@ -97,6 +100,7 @@ class WorkerSettings(NodeSettings):
     """
 
     broker_url: str | None = None
+    broker_password_file: Path | None = None
     models_dir: Path | None = None
     workers: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -205,8 +209,20 @@ class WorkerSettings(NodeSettings):
 
     @property
     def broker(self) -> str:
-        """URL of the broker that Celery connects to."""
-        return self.broker_url or f"redis+socket://{self.broker_socket}"
+        """URL of the broker that Celery connects to.
+
+        Raises:
+            SettingsError: The file with its password cannot be read.
+        """
+        if self.broker_url is None:
+            return f"redis+socket://{self.broker_socket}"
+        if self.broker_password_file is None:
+            return self.broker_url
+        url = urlsplit(self.broker_url)
+        user, _, host = url.netloc.rpartition("@")
+        password = quote(read_secret(self.broker_password_file), safe="")
+        name = user.partition(":")[0]
+        return url._replace(netloc=f"{name}:{password}@{host}").geturl()
 
     @property
     def broker_socket(self) -> Path:

@@ -3,7 +3,9 @@ import stat
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import make_url
 
+from dicom_node import settings
 from dicom_node.errors import SettingsError
 from dicom_node.settings import (
     AllowedPeer,
@@ -169,3 +171,62 @@ def test_a_database_is_named_by_its_url(url):
     found = load(NodeSettings, data_dir="/x", database_url=url)
     assert found.database == url
     assert "hunter2" not in repr(found)
+
+
+def test_a_password_comes_from_a_file_and_never_from_the_environment(tmp_path):
+    secret = "p@ss:w/rd%"  # noqa: S105 - of a database that is not there
+    (tmp_path / "password").write_text(f"{secret}\n")
+    found = load(
+        NodeSettings,
+        database_url="postgresql+psycopg://sentinode@db.example/sentinode",
+        database_password_file=tmp_path / "password",
+    )
+    assert make_url(found.database).password == secret
+    assert make_url(found.database).host == "db.example"
+    assert "p@ss" not in repr(found)
+
+
+def test_a_secret_that_cannot_be_read_is_named_by_its_file(tmp_path):
+    missing = tmp_path / "missing"
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "short").write_text("tooshort\n")
+    url = "postgresql://u@h/d"
+    with pytest.raises(SettingsError, match="missing"):
+        _ = load(
+            NodeSettings, database_url=url, database_password_file=missing
+        ).database
+    with pytest.raises(SettingsError, match="is empty"):
+        patient_secret(load(NodeSettings, patient_key_secret_file=tmp_path / "empty"))
+    with pytest.raises(SettingsError, match="fewer than 16") as caught:
+        patient_secret(load(NodeSettings, patient_key_secret_file=tmp_path / "short"))
+    assert "tooshort" not in str(caught.value)
+
+
+def test_the_patient_key_of_several_hosts_is_the_same_file(tmp_path):
+    (tmp_path / "key").write_text(f"{GIVEN_KEY}\n")
+    found = load(NodeSettings, patient_key_secret_file=tmp_path / "key")
+    assert patient_secret(found) == GIVEN_KEY.encode()
+    assert not (tmp_path / "node").exists()
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_setting_under_its_old_name_is_taken_with_one_warning(
+    tmp_path, monkeypatch, caplog, place
+):
+    old = f"old_title_{place}"
+    monkeypatch.setitem(settings.RENAMED, old, "aet")
+    if place == "environment":
+        monkeypatch.setenv(f"SENTINODE_{old.upper()}", "OLD")
+    else:
+        (tmp_path / "sentinode.toml").write_text(f'{old} = "OLD"\n')
+    found = [load(NodeSettings).aet for _ in range(2)]
+    assert found == ["OLD", "OLD"]
+    (said,) = [one.getMessage() for one in caplog.records]
+    assert f"SENTINODE_{old.upper()} is called SENTINODE_AET now" in said
+
+
+def test_the_new_name_of_a_setting_beats_the_old_one(monkeypatch):
+    monkeypatch.setitem(settings.RENAMED, "former_title", "aet")
+    monkeypatch.setenv("SENTINODE_FORMER_TITLE", "OLD")
+    monkeypatch.setenv("SENTINODE_AET", "NEW")
+    assert load(NodeSettings).aet == "NEW"

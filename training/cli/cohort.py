@@ -18,7 +18,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.selection import Rules
 from dicom_node.settings import load as load_settings
 from dicom_node.settings import patient_secret
-from dicom_node.spool import Spool
+from dicom_node.shared_spool import spool_of
 from training import description, flowchart, hospital, live, site_key, snapshot
 from training.snapshot import Snapshot
 from worker.settings import WorkerSettings
@@ -162,7 +162,7 @@ def _installation(settings: WorkerSettings) -> Iterator[live.Installation]:
     try:
         yield live.Installation(
             db.writing(engine),
-            Spool(settings.spool),
+            spool_of(settings),
             patient_secret(settings),
             settings.itc_is_positive,
         )

@@ -16,6 +16,7 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
 
 COMMANDS: Final = {
+    "backup": ("worker.cli.backup", "Copy a running installation."),
     "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
     "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
@@ -30,6 +31,7 @@ COMMANDS: Final = {
         "Import labels and clinical variables for training.",
     ),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
+    "restore": ("worker.cli.restore", "Put a backup into an empty folder."),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
     "rules": ("worker.cli.rules", "Try routing rules before they count."),

@@ -44,11 +44,15 @@ def tell(session: Session, record: StudyRecord, site: Site) -> Told:
         *ledger.instances(session, uid),
         *(one.stored for one in ledger.foreign_documents(session, uid)),
     ]
-    files = [replace(one, path=site.spool.absolute(one.path)) for one in stored]
-    kept = [one for one in files if one.path.exists()]
+    spool = site.spool
+    kept = [
+        replace(one, path=spool.fetch(one.path, one.sha256))
+        for one in stored
+        if spool.written_at(one.path) is not None
+    ]
     rules = site_rules(site.settings, route(site.settings, record.calling_ae, kept))
     objects, reading = read_marked(kept, ledger.manual_rois(session, uid), rules)
-    objects = _with_gone(objects, len(files) - len(kept), len(files))
+    objects = _with_gone(objects, len(stored) - len(kept), len(stored))
     accepted = ledger.waived(session, uid)
     return Told(record, explain(objects, reading, phase, rules, accepted), source)
 

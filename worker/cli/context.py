@@ -19,6 +19,7 @@ from dicom_node import db
 from dicom_node.db import Sessions
 from dicom_node.errors import SettingsError
 from dicom_node.settings import load
+from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
 
@@ -67,7 +68,7 @@ class Site:
     @property
     def spool(self) -> Spool:
         """The stored instances and documents."""
-        return Spool(self.settings.spool)
+        return spool_of(self.settings)
 
 
 def read_settings(**flags: object) -> WorkerSettings:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 import click
@@ -123,6 +124,12 @@ def _disk(site: Site) -> str:
     return f"{free / GIB:.1f} GiB free"
 
 
+def _store(site: Site) -> str:
+    """Ask for an object that is not there: an answer is all that is wanted."""
+    site.spool.written_at(Path("doctor"))
+    return f"{site.settings.store_url} answers"
+
+
 def _kept(site: Site) -> str:
     """Look for what stage II and replay will need and nobody released."""
     with site.reading() as session:
@@ -220,6 +227,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("model digest", _model, site)
     yield run("quality gate", _quality, site)
     yield run("disk", _disk, site)
+    if site.settings.store_url is not None:
+        yield run("object store", _store, site)
     yield run("kept files", _kept, site)
     yield run("listener", _listener, site)
     if site.settings.hl7_port is not None:

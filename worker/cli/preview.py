@@ -43,8 +43,9 @@ def check(box: Box) -> None:
 
 def read_images(site: Site, session: Session, uid: StudyUid) -> StudyObjects:
     """Read the headers of the MR images of a study."""
+    spool = site.spool
     stored = [
-        replace(one, path=site.spool.absolute(one.path))
+        replace(one, path=spool.fetch(one.path, one.sha256))
         for one in ledger.instances(session, uid)
         if one.sop_class_uid in IMAGES
     ]

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,20 +91,18 @@ def _said(one: Tried) -> str:
 def _stored(
     site: Site, rules: RoutingRules, uids: Sequence[str], limit: int
 ) -> Iterator[Tried]:
+    spool = site.spool
     with site.reading() as session:
         if uids:
             records = [ledger.study(session, StudyUid(uid)) for uid in uids]
         else:
             records = ledger.studies(session, limit=limit)
         for record in records:
-            stored = [
-                replace(one, path=site.spool.absolute(one.path))
-                for one in ledger.instances(session, record.study_uid)
-            ]
             headers = _headers(
-                (one.series_uid, one.path)
-                for one in stored
+                (one.series_uid, spool.fetch(one.path, one.sha256))
+                for one in ledger.instances(session, record.study_uid)
                 if one.sop_class_uid in IMAGES
+                and spool.written_at(one.path) is not None
             )
             routed = routing.route(rules, record.calling_ae, headers)
             yield Tried(record.study_uid, record.calling_ae, len(headers), routed)

@@ -121,7 +121,7 @@ def _identity(session: Session, spool: Spool, uid: StudyUid) -> dict[str, str]:
     files += [kept.slice_path(one.slice_sha256) for one in _slices(session, uid)]
     for path in files:
         with suppress(UnreadableObjectError, FileNotFoundError):
-            header = images.read_header(spool.absolute(path))
+            header = images.read_header(spool.fetch(path))
             break
     return {
         "patient_name": str(header.get("PatientName", "")),

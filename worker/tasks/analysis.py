@@ -149,7 +149,7 @@ def _refer(claim: Claim, site: Site) -> None:
 def _absolute(
     stored: Sequence[StoredInstance], spool: Spool
 ) -> tuple[StoredInstance, ...]:
-    return tuple(replace(one, path=spool.absolute(one.path)) for one in stored)
+    return tuple(replace(one, path=spool.fetch(one.path, one.sha256)) for one in stored)
 
 
 def _study_input(claim: Claim, site: Site) -> tuple[StudyInput, Routing]:
@@ -201,7 +201,7 @@ def _prior(
 ) -> PriorResult:
     newest = case.newest
     sln, nsln = newest.stages
-    reports = [spool.absolute(one.path) for one in documents if one.kind == "SR"]
+    reports = [spool.fetch(one.path) for one in documents if one.kind == "SR"]
     return PriorResult(
         result_id=newest.result_id,
         version=newest.version,

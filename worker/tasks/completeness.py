@@ -75,7 +75,9 @@ def _is_ready(uid: StudyUid, place: Place) -> bool:
         phase = models.phase_in_service(place.settings.models, active)
     except SettingsError:
         return False
-    files = [replace(one, path=place.spool.absolute(one.path)) for one in stored]
+    files = [
+        replace(one, path=place.spool.fetch(one.path, one.sha256)) for one in stored
+    ]
     try:
         routed = route(place.settings, calling_ae, files)
     except RulesUnusableError:

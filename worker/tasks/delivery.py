@@ -84,7 +84,7 @@ class Round:
             known = outbox.variant(session, uid, sop_class_uid)
         if known is not None:
             site.spool.verify(known.path, known.sha256)
-            return site.spool.absolute(known.path)
+            return site.spool.fetch(known.path)
         original = site.spool.read_document(delivery.path)
         document = fallback.as_class(original, delivery.kind, sop_class_uid)
         faults = gate.faults(document)
@@ -93,7 +93,7 @@ class Round:
         frozen = site.spool.write_document(document.sha256, document.content)
         with site.sessions.begin() as session:
             outbox.add_variant(session, delivery, document, frozen, site.clock())
-        return site.spool.absolute(frozen)
+        return site.spool.fetch(frozen)
 
 
 def deliver(destination: str, site: Site) -> None:
@@ -123,7 +123,7 @@ def _send_due(target: Destination, site: Site, end_at: datetime) -> bool:
             session, str(target), settings.delivery_lease, site.clock(), BATCH
         )
     files = {
-        site.spool.absolute(delivery.path): delivery
+        site.spool.fetch(delivery.path): delivery
         for delivery in claimed
         if _is_whole(site, delivery)
     }

@@ -1,0 +1,126 @@
+"""What the compose file promises, as docker-compose itself reads it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from worker.settings import WorkerSettings
+
+DOCKER = Path(__file__).parents[2] / "docker"
+PROFILES = ("hl7", "monitoring", "pacs")
+OURS = (
+    *("migrate", "listener", "analysis", "dispatch", "delivery", "beat", "hl7"),
+    "monitor",
+)
+SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN")
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    assert shutil.which("docker-compose"), "run `make peers`"
+    done = subprocess.run(
+        [
+            *("docker-compose", "--file", "compose.yaml"),
+            *("--env-file", "example.env"),
+            *(word for profile in PROFILES for word in ("--profile", profile)),
+            "config",
+        ],
+        cwd=DOCKER,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def services(config) -> dict:
+    return config["services"]
+
+
+def test_every_part_of_sentinode_and_what_it_needs_is_there(services):
+    others = {"postgres", "redis", "orthanc", "prometheus", "grafana"}
+    assert services.keys() == {*OURS, *others}
+
+
+def test_every_service_is_confined_limited_watched_and_restarted(services):
+    for name, service in services.items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["healthcheck"]["test"], name
+        assert {"cpus", "memory"} <= limits.keys(), name
+        assert service["restart"] in {"unless-stopped", "on-failure"}, name
+        assert "privileged" not in service, name
+
+
+def test_sentinode_never_runs_as_root(services):
+    assert {services[name]["user"] for name in OURS} == {"10001:10001"}
+
+
+def test_no_secret_stands_in_the_environment_or_a_command(services):
+    for name, service in services.items():
+        for variable, value in service.get("environment", {}).items():
+            if any(word in variable for word in SECRET_WORDS):
+                assert variable.endswith("_FILE"), f"{name}: {variable}"
+                assert value.startswith("/run/secrets/"), f"{name}: {variable}"
+            if "://" in str(value):
+                assert urlsplit(value).password is None, f"{name}: {variable}"
+        command = " ".join(map(str, service.get("command") or ()))
+        assert "--requirepass" not in command, name
+
+
+def test_secrets_are_files_beside_the_compose_file(config):
+    for name, secret in config["secrets"].items():
+        assert secret["file"] == str(DOCKER / "secrets" / name)
+        assert "secrets/" in (DOCKER / ".gitignore").read_text()
+
+
+def test_every_variable_of_ours_is_a_setting(services):
+    fields = {f"SENTINODE_{name.upper()}" for name in WorkerSettings.model_fields}
+    used = {
+        variable
+        for name in OURS
+        for variable in services[name]["environment"]
+        if variable.startswith("SENTINODE_")
+    }
+    assert used <= fields
+
+
+def test_only_the_listeners_face_the_network(config, services):
+    published = {name for name, one in services.items() if one.get("ports")}
+    assert config["networks"]["inside"]["internal"] is True
+    assert published == {"listener", "hl7", "grafana"}
+    assert services["prometheus"]["network_mode"] == "service:monitor"
+    for port in services["grafana"]["ports"]:  # for a browser on this very host
+        assert str(port).startswith("127.0.0.1:")
+    for name in ("postgres", "redis", "analysis", "beat", "migrate", "monitor"):
+        assert list(services[name]["networks"]) == ["inside"], name
+
+
+def test_nothing_starts_before_the_schema_is_there(services):
+    for name in set(OURS) - {"migrate"}:
+        condition = services[name]["depends_on"]["migrate"]["condition"]
+        assert condition == "service_completed_successfully", name
+
+
+def test_celery_processes_take_the_queues_that_their_tasks_are_on(services):
+    for name in ("analysis", "dispatch", "delivery"):
+        command = services[name]["command"]
+        assert command[command.index("-Q") + 1] == name
+        assert command[command.index("-n") + 1] == f"{name}@%h"
+        included = command[command.index("-I") + 1].split(",")
+        assert f"worker.tasks.{name}" in included
+
+
+def test_the_example_of_the_site_names_no_secret():
+    text = (DOCKER / "example.env").read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    names = [line.partition("=")[0] for line in lines]
+    assert not [one for one in names if any(word in one for word in SECRET_WORDS)]

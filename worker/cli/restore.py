@@ -1,0 +1,26 @@
+"""`sentinode restore`: put a backup back into an empty folder."""
+
+from pathlib import Path
+
+import click
+
+from worker import backup
+from worker.cli.backup import report
+from worker.cli.context import Site, json_option, site_options
+
+
+@click.command("restore")
+@click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--check", is_flag=True, help="Only compare every file with its digest.")
+@json_option
+@site_options
+def command(site: Site, folder: Path, *, check: bool, as_json: bool) -> None:
+    """Put the backup in FOLDER into an empty data folder, and an empty database.
+
+    Every file is compared with its digest first; nothing is written unless all agree.
+    """
+    if check:
+        report(backup.verify(folder), f"{folder} is whole", as_json=as_json)
+        return
+    made = backup.restore(site.settings, folder)
+    report(made, f"restored to {site.settings.data_dir}", as_json=as_json)
