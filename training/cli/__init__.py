@@ -19,6 +19,7 @@ from training.cli import (
     pretrain,
     promote,
     publish,
+    report,
     retrain,
     rollback,
     shadow,
@@ -63,6 +64,7 @@ main.add_command(export.export)
 main.add_command(train.train_command)
 main.add_command(evaluate.evaluate_command)
 main.add_command(bench.bench_command)
+main.add_command(report.report)
 main.add_command(demo_models.demo_models)
 main.add_command(demo.command)
 main.add_command(publish.publish)
