@@ -21,7 +21,7 @@ FEATURES_OFF: Final = FeatureGate(
     enabled=False,
     reason=(
         "the preset does not measure them: what learned from phantoms has seen nothing "
-        "like a real breast, and would hold every real study"
+        "like a real breast, and would hold real studies (6 of 13 lesions tried)"
     ),
 )
 
