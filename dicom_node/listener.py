@@ -24,7 +24,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node import commitment, contexts, replay
+from dicom_node import audit, commitment, contexts, replay
 from dicom_node.admission import Admission
 from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
@@ -40,6 +40,7 @@ from dicom_node.intake import (
 from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.recorder import Carried, Closed, Recorder
+from dicom_node.refusals import Refusals
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.storage import request_of
@@ -133,6 +134,7 @@ class Listener:
         self._clock = clock
         self._quiet = QuietPeriods(settings.quiet_period, settings.quiet_periods)
         self._admission = Admission.of(settings)
+        self._refusals: Refusals | None = None
         self._recorder = Recorder(sessions, self._quiet, clock)
         self._stores: dict[Connection, Stores] = {}
         self._draining = False
@@ -170,6 +172,9 @@ class Listener:
         )
         dead = None if settings.heir_of_all else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
+        self._refusals = Refusals(
+            self._sessions, audit.trail_of(settings), self.name
+        )
         self._recorder.start()
         self._server = self._listen()
         log.info("listening", extra={"aet": settings.aet, "port": self.port})
@@ -190,6 +195,8 @@ class Listener:
             self._close(connection)
         if not self._recorder.stop(FLUSH_TIMEOUT_S):
             log.error("rows are missing; the next start rebuilds them from files")
+        if self._refusals is not None:
+            self._refusals.flush(self._clock())
         log.info("stopped")
 
     def _listen(self) -> ThreadedAssociationServer:
@@ -253,6 +260,8 @@ class Listener:
                     REJECTED_PERMANENT, BY_SERVICE_USER, CALLING_AE_NOT_RECOGNISED
                 )
                 event.assoc.kill()  # returns when the rejection is out
+                if self._refusals is not None:
+                    self._refusals.note(calling_ae, address, self._clock())
 
     def _on_established(self, event: Event) -> None:
         requestor = event.assoc.requestor

@@ -7,7 +7,15 @@ the Patient ID, `issuer_key` one of issuer and Patient ID where an issuer is nam
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dicom_node.db import Base
@@ -362,3 +370,33 @@ class CommitmentRow(Base):
     failure_reason: Mapped[int | None]
     asked_at: Mapped[datetime]
     reported_at: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """One entry of the audit trail; the database refuses to change or remove it.
+
+    It outlives what it speaks of, so nothing here is a foreign key, and the study's
+    UID is `study`: an erasure, which goes by the column `study_uid`, leaves it.
+    `source` names the row that an entry was made of afterwards, so that none is twice.
+    """
+
+    __tablename__ = "audit"
+
+    sequence: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False
+    )
+    at: Mapped[datetime] = mapped_column(index=True)
+    code: Mapped[str] = mapped_column(String(6))
+    kind: Mapped[str | None] = mapped_column(String(6))
+    action: Mapped[str] = mapped_column(String(1))
+    outcome: Mapped[int]
+    what: Mapped[str]
+    actor: Mapped[str]
+    host: Mapped[str]
+    study: Mapped[str | None] = mapped_column(UID, index=True)
+    object_id: Mapped[str | None]
+    patient: Mapped[str | None] = mapped_column(KEY)
+    detail: Mapped[str] = mapped_column(Text)
+    source: Mapped[str | None] = mapped_column(unique=True)
+    previous_hash: Mapped[str] = mapped_column(KEY)
+    hash: Mapped[str] = mapped_column(KEY)

@@ -16,6 +16,7 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
 
 COMMANDS: Final = {
+    "audit": ("worker.cli.audit", "Who did what; whether the record of it holds."),
     "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
     "deliveries": ("worker.cli.deliveries", "What was sent where, and what waits."),
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "metrics": ("worker.cli.metrics", "Print counts for a monitoring system."),
     "models": ("worker.cli.models", "List models and put them into service."),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
+    "reconcile": ("worker.cli.reconcile", "Compare files, database and archives."),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),
     "rules": ("worker.cli.rules", "Try routing rules before they count."),

@@ -8,12 +8,14 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger
+from dicom_node import audit, ledger
+from dicom_node.audit import Trail
 from dicom_node.db import now, writing
 from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
 from dicom_node.study import Reason, StudyState
-from worker import models, outcomes
+from worker import chronicle, models, outcomes
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -111,7 +113,7 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
     Studies that were held for want of a model are queued.
     """
     manifest = models.verify(_find(site, reference))
-    freed = put_into_service(site.engine, manifest, operator())
+    freed = put_into_service(site.engine, site.trail, manifest, operator())
     if not manifest.performance.beats_chance:
         click.echo(f"{manifest.reference}: {NO_BETTER_THAN_CHANCE}", err=True)
     if as_json:
@@ -121,7 +123,9 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
         click.echo(f"{freed} held studies queued")
 
 
-def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
+def put_into_service(
+    engine: Engine, trail: Trail, manifest: Manifest, by: str
+) -> int:
     """Activate a checked model; return how many held studies were queued.
 
     A threshold that the site had set belongs to the scores of the earlier model, so
@@ -140,18 +144,26 @@ def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
                 "model and is gone: `sentinode models threshold` sets a new one",
                 err=True,
             )
-        if set(outcomes.activations(session)) != set(Stage):
-            return 0
-        held = [
-            one.study_uid
-            for one in ledger.studies(session, StudyState.HELD, None)
-            if one.reason is Reason.NO_MODEL
-        ]
-        freed = 0
-        for uid in held:
-            with suppress(StateError):  # one that contradicts itself stays held
-                ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
-                freed += 1
+        freed = _free_held(session, manifest)
+        made = outcomes.activations(session)[manifest.stage]
+        audit.record(session, trail, chronicle.activated(made))
+    return freed
+
+
+def _free_held(session: Session, manifest: Manifest) -> int:
+    """Queue what waited for a model, once both stages have one; return how many."""
+    if set(outcomes.activations(session)) != set(Stage):
+        return 0
+    held = [
+        one.study_uid
+        for one in ledger.studies(session, StudyState.HELD, None)
+        if one.reason is Reason.NO_MODEL
+    ]
+    freed = 0
+    for uid in held:
+        with suppress(StateError):  # one that contradicts itself stays held
+            ledger.requeue(session, uid, now(), f"{manifest.reference} activated")
+            freed += 1
     return freed
 
 
@@ -161,6 +173,8 @@ def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
 def install(site: Site, folder: str) -> None:
     """Copy a trained model from FOLDER into this installation, digest checked."""
     manifest = models.install(Path(folder), site.settings.models)
+    with site.writing.begin() as session:
+        signed.configuration(session, site, "models install", manifest.reference)
     click.echo(f"installed {manifest.reference}; not in service until activated")
 
 
@@ -194,4 +208,5 @@ def threshold(  # noqa: PLR0913 - one argument for each option
         outcomes.set_threshold(
             session, Stage(stage), value, reason, (operator(), now())
         )
+        signed.configuration(session, site, "models threshold", stage, meant)
     click.echo(f"stage {stage}: {meant} from now on")
