@@ -4,7 +4,7 @@ import base64
 import re
 from datetime import UTC
 from typing import Final
-from xml.etree.ElementTree import Element, SubElement, tostring  # noqa: S405 - writes only
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from dicom_node.audit import Code, Entry, Event, Kind
 

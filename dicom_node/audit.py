@@ -22,8 +22,8 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from sqlalchemy import Select, func, select
 from sqlalchemy import event as sql_events
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node import chain
@@ -153,7 +153,7 @@ def record(session: Session, trail: Trail, *events: Event) -> None:
     _remember(session, trail, head)
 
 
-def entries(  # noqa: PLR0913 - the ways to narrow a list
+def entries(
     session: Session,
     *,
     since: datetime | None = None,
@@ -162,7 +162,7 @@ def entries(  # noqa: PLR0913 - the ways to narrow a list
     study: str | None = None,
 ) -> Iterator[Entry]:
     """Yield the entries, oldest first, narrowed by what is given."""
-    query = select(AuditRow).order_by(AuditRow.sequence)
+    query = select(AuditRow)
     if since is not None:
         query = query.where(AuditRow.at >= since)
     if until is not None:
@@ -171,7 +171,7 @@ def entries(  # noqa: PLR0913 - the ways to narrow a list
         query = query.where(AuditRow.actor == actor)
     if study is not None:
         query = query.where(AuditRow.study == study)
-    for row in session.scalars(query.execution_options(yield_per=BATCH)):
+    for row in _pages(session, query):
         event = Event(**{name: getattr(row, name) for name in COLUMNS})
         yield Entry(row.sequence, event, row.previous_hash, row.hash)
 
@@ -196,11 +196,21 @@ def known_head(trail: Trail) -> Head | None:
 
 
 def _links(session: Session) -> Iterator[Link]:
-    query = select(AuditRow).order_by(AuditRow.sequence)
-    for row in session.scalars(query.execution_options(yield_per=BATCH)):
+    for row in _pages(session, select(AuditRow)):
         values = {name: getattr(row, name) for name in COLUMNS}
         content = _content(row.sequence, values)
         yield Link(row.sequence, content, row.previous_hash, row.hash)
+
+
+def _pages(session: Session, query: Select[AuditRow]) -> Iterator[AuditRow]:
+    """Yield rows in their order, a page at a time: whoever looks may stop early."""
+    last = -1
+    while rows := session.scalars(
+        query.where(AuditRow.sequence > last).order_by(AuditRow.sequence).limit(BATCH)
+    ).all():
+        yield from rows
+        last = rows[-1].sequence
+        session.expunge_all()
 
 
 def _content(sequence: int, values: Mapping[str, Any]) -> dict[str, Any]:

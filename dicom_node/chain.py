@@ -99,24 +99,26 @@ def verify(key: bytes, links: Iterable[Link], head: Head | None) -> Verdict:
         last = Head(link.sequence, link.hash)
         if head is not None and link.sequence == head.count:
             marked = link.hash
-    if head is None or not head.count:
+    fault = None if head is None else _short_of(head, last, marked)
+    if head is None or fault is None:
         return Verdict(last.count, last)
+    return Verdict(last.count, last, min(head.count, last.count + 1), fault)
+
+
+def _short_of(head: Head, last: Head, marked: str | None) -> str | None:
+    """Say in what a chain that holds falls short of what it was known to reach."""
     if head.count > last.count:
         gone = head.count - last.count
-        fault = f"truncated: the newest {gone} of {head.count} entries are gone"
-        return Verdict(last.count, last, last.count + 1, fault)
-    if marked != head.hash:
-        fault = "rewritten: it is not the entry that was written here"
-        return Verdict(last.count, last, head.count, fault)
-    return Verdict(last.count, last)
+        return f"truncated: the newest {gone} of {head.count} entries are gone"
+    if head.count and marked != head.hash:
+        return "rewritten: it is not the entry that was written here"
+    return None
 
 
 def _fault(key: bytes, last: Head, link: Link) -> str | None:
     """Say what is wrong with the entry after `last`, None when it holds."""
-    if link.sequence > last.count + 1:
+    if link.sequence != last.count + 1:
         return f"deleted: the next entry is number {link.sequence}"
-    if link.sequence <= last.count:
-        return f"inserted: it comes after number {last.count}"
     if not hmac.compare_digest(
         link.hash, digest(key, link.previous_hash, link.content)
     ):

@@ -172,9 +172,7 @@ class Listener:
         )
         dead = None if settings.heir_of_all else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
-        self._refusals = Refusals(
-            self._sessions, audit.trail_of(settings), self.name
-        )
+        self._refusals = Refusals(self._sessions, audit.trail_of(settings), self.name)
         self._recorder.start()
         self._server = self._listen()
         log.info("listening", extra={"aet": settings.aet, "port": self.port})

@@ -10,7 +10,15 @@ for one another. `source` keeps an entry from being made twice.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, String, cast, exists, func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    String,
+    cast,
+    exists,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from dicom_node import audit
@@ -67,7 +75,7 @@ def _events(session: Session, limit: int) -> Iterator[Event]:
     yield from _activations(session, limit)
 
 
-def _unseen(query: Select[Any], source: ColumnElement[str], limit: int) -> Select[Any]:
+def _unseen(query: Any, source: ColumnElement[str], limit: int) -> Any:  # noqa: ANN401 - a selection of any columns
     """Narrow a query to rows of which no entry was made."""
     return query.where(~exists().where(AuditRow.source == source)).limit(limit)
 
@@ -122,9 +130,7 @@ def _sent(session: Session, limit: int) -> Iterator[Event]:
     source = _source("sent", DeliveryRow.delivery_id, sent_at)
     query = (
         select(DeliveryRow, DocumentRow, source)
-        .join(
-            DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid
-        )
+        .join(DocumentRow, DocumentRow.sop_instance_uid == DeliveryRow.sop_instance_uid)
         .where(DeliveryRow.sent_at.is_not(None))
         .order_by(DeliveryRow.sent_at)
     )

@@ -42,7 +42,7 @@ def command() -> None:
 @click.option("--study", metavar="UID", help="Only of this study, erased ones too.")
 @json_option
 @site_options
-def list_entries(
+def list_entries(  # noqa: PLR0913 - one argument for each option
     site: Site,
     *,
     since: datetime | None,
@@ -63,8 +63,10 @@ def list_entries(
     if as_json:
         print_json(rows)
         return
-    columns = ("sequence", "at", "what", "actor", "host", "study_uid", "object")
-    columns = (*columns, "detail", "outcome")
+    columns = (
+        *("sequence", "at", "what", "actor", "host"),
+        *("study_uid", "object", "detail", "outcome"),
+    )
     print_table("Audit", columns, [[row[name] for name in columns] for row in rows])
 
 

@@ -123,9 +123,7 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
         click.echo(f"{freed} held studies queued")
 
 
-def put_into_service(
-    engine: Engine, trail: Trail, manifest: Manifest, by: str
-) -> int:
+def put_into_service(engine: Engine, trail: Trail, manifest: Manifest, by: str) -> int:
     """Activate a checked model; return how many held studies were queued.
 
     A threshold that the site had set belongs to the scores of the earlier model, so

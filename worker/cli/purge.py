@@ -73,6 +73,7 @@ def command(  # noqa: PLR0913 - one argument for each option
         _print(found, "Images to purge", err=True)
         click.confirm("Remove these files?", abort=True, err=True)
     if not dry_run:
+
         def sign(session: Session, uid: StudyUid) -> None:
             signed.studies(
                 session,

@@ -247,14 +247,14 @@ def _take_up(site: Site, due: Sequence[Candidate], plan: Plan) -> tuple[int, int
             done = []
             with site.writing.begin() as session:
                 for one in chunk:
-                    signed = (operator(), now())
+                    by_whom = (operator(), now())
                     try:
                         reprocessing.take_up(
                             session,
                             one.study_uid,
                             plan,
                             more,
-                            signed,
+                            by_whom,
                         )
                         done.append(one.study_uid)
                     except StateError:

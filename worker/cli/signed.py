@@ -44,7 +44,7 @@ def thing(  # noqa: PLR0913 - what is said of one action
     *,
     study: str | None = None,
 ) -> None:
-    """Enter what was done to something that is no study: a delivery, a parked result."""
+    """Enter what was done to a delivery, a mark or a parked result."""
     event = Event(
         Code.ACCESSED,
         Action.UPDATE,

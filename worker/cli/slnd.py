@@ -107,7 +107,5 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     with site.writing.begin() as session:
         recorded = rules.record(session, study.study_uid, Laterality(side), slnd, how)
         state = ledger.study(session, study.study_uid).state
-        signed.studies(
-            session, site, "slnd set", [study.study_uid], said_of(recorded)
-        )
+        signed.studies(session, site, "slnd set", [study.study_uid], said_of(recorded))
     print_recorded(recorded, slnd, state, as_json=as_json)
