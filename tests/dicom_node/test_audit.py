@@ -89,7 +89,8 @@ def test_the_database_refuses_to_change_or_remove(sessions, trail, statement):
 SWAP = "UPDATE audit SET sequence = {} WHERE sequence = {}"
 COPY = (
     "INSERT INTO audit SELECT 9, at, code, kind, action, outcome, what, 'eve', host, "
-    "study, object_id, patient, detail, source, hash, hash FROM audit WHERE sequence = 5"
+    "study, object_id, patient, detail, source, hash, hash FROM audit "
+    "WHERE sequence = 5"
 )
 
 
@@ -146,9 +147,9 @@ def test_a_chain_cut_off_and_grown_again_with_the_key_is_rewritten(sessions, tra
 
 def test_what_is_rolled_back_is_not_in_the_head(sessions, trail):
     append(sessions, trail, event(1))
-    with pytest.raises(RuntimeError), sessions.begin() as session:
+    with sessions.begin() as session:
         audit.record(session, trail, event(2))
-        raise RuntimeError
+        session.rollback()
     assert audit.known_head(trail).count == 1
     assert verdict(sessions, trail).entries == 1
 

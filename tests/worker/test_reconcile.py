@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from dicom_node import db, ledger, outbox, schema
+from dicom_node import ledger
 from dicom_node.db import now
 from dicom_node.destination import Destination
-from dicom_node.settings import load
 from dicom_node.study import Peer, StudyState
 from dicom_node.tables import (
     AssociationRow,
@@ -27,11 +25,11 @@ from dicom_node.tables import (
 from tests import dicom_objects
 from tests.peers import Orthanc
 from worker.cli import main
-from worker.settings import WorkerSettings
 from worker.tables import KeptRow
 from worker.tasks import delivery
 from worker.tasks.analysis import analyze
 
+MR = "1.2.840.10008.5.1.4.1.1.4"
 LONG_AGO = timedelta(days=2)
 
 
@@ -91,12 +89,8 @@ def image(bench):
     return next(
         one
         for one in rows(bench, InstanceRow)
-        if one.sha256 not in kept and one.sop_class_uid == dicom_objects_mr()
+        if one.sha256 not in kept and one.sop_class_uid == MR
     )
-
-
-def dicom_objects_mr() -> str:
-    return "1.2.840.10008.5.1.4.1.1.4"
 
 
 def age(path: Path) -> None:
@@ -412,7 +406,8 @@ def test_what_the_archive_lost_is_sent_again(
 
 def deliver(bench, peer: Destination) -> None:
     """Send what is due, as the delivery worker does."""
-    delivery.deliver(str(peer), bench.site.sessions, bench.site.settings)
+    site = delivery.Site(bench.sessions, bench.site.spool, bench.site.settings)
+    delivery.deliver(str(peer), site)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -77,12 +77,12 @@ def command(data_dir: str, **others: object) -> None:
         _offer_demo_models(settings)
         if settings.database_url is None:
             flags["heir_of_all"] = "true"  # the database is ours, so is its listener
-        with _on_record(settings):
+        with on_record(settings):
             standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
 
 
 @contextmanager
-def _on_record(settings: WorkerSettings) -> Iterator[None]:
+def on_record(settings: WorkerSettings) -> Iterator[None]:
     """Enter start and stop in the audit trail; that a stop is lacking shows a kill."""
     _enter(settings, Kind.START, "application start")
     try:

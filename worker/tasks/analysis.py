@@ -202,6 +202,7 @@ def _prior(
     newest = case.newest
     sln, nsln = newest.stages
     reports = [spool.absolute(one.path) for one in documents if one.kind == "SR"]
+    reports = [path for path in reports if path.is_file()]  # a lost one is not cited
     return PriorResult(
         result_id=newest.result_id,
         version=newest.version,
