@@ -5,6 +5,7 @@ entry says how many there were since the one before, and names the first callers
 """
 
 import logging
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL: Final = timedelta(minutes=1)
 NAMED: Final = 5
+UNPRINTABLE: Final = re.compile(r"[^ -~]")
+"""What no AE title has; a database would refuse a NUL, and with it every entry."""
 
 
 @dataclass(slots=True)
@@ -38,7 +41,7 @@ class Refusals:
     def note(self, calling_ae: str, address: str, at: datetime) -> None:
         """Count a refusal; write what has gathered, unless that was done just now."""
         with self._lock:
-            caller = (calling_ae, address)
+            caller = (UNPRINTABLE.sub("?", calling_ae), address)
             if caller in self._counts or len(self._counts) < NAMED:
                 self._counts[caller] += 1
             else:

@@ -45,6 +45,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.EXAMINE: {"time_limit": EXAMINE_LIMIT_S},
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
+            queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },

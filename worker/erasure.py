@@ -52,7 +52,8 @@ def erase(
             raise StudyStateError(f"study {uid} is being analysed: try again shortly")
         files = list(_files(session, uid))
         held = list(keeping.of_study(session, uid).values())
-        chronicle.follow(session, trail)  # nothing can be made of rows that are gone
+        while chronicle.follow(session, trail):
+            pass  # nothing can be made of rows that are gone
         patient = study.patient_key
         rows = _delete(session, uid)
         detail = f"{rows} rows, {len(files)} files"

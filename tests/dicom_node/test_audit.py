@@ -229,7 +229,7 @@ def test_refusals_are_gathered(sessions, trail):
     refusals = Refusals(sessions, trail, "SENTINODE@host:11112")
     for n in range(200):
         refusals.note(f"EVE{n % 20}", "10.0.0.6", T0)
-    refusals.note("EVE", "10.0.0.6", T0 + INTERVAL)
+    refusals.note("EVE\0", "10.0.0.6", T0 + INTERVAL)
     refusals.flush(T0 + INTERVAL)
     with sessions() as session:
         found = [one.event for one in audit.entries(session)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 import click
 from rich.console import Console
@@ -139,9 +138,12 @@ def _report(
     as_json: bool,
 ) -> None:
     if as_json:
+        mended = set(repaired)
         print_json(
             {
-                "findings": [_document(one, repaired) for one in found],
+                "findings": [
+                    asdict(one) | {"repaired": one in mended} for one in found
+                ],
                 "counts": reconciliation.counts(found),
                 "repaired": len(repaired),
                 "left": len(found) - len(repaired),
@@ -155,10 +157,6 @@ def _report(
         click.echo(f"{peer} was not asked: {why}", err=True)
     left = len(found) - len(repaired)
     click.echo(f"{len(found)} findings, {len(repaired)} repaired, {left} left")
-
-
-def _document(one: Finding, repaired: Sequence[Finding]) -> dict[str, Any]:
-    return asdict(one) | {"repaired": one in repaired}
 
 
 def _print(
