@@ -110,6 +110,38 @@ def resend(
     return len(again)
 
 
+def supplement(
+    session: Session, sop_instance_uid: str, destination: str, by: str, at: datetime
+) -> None:
+    """Put a document on its way to a destination that it never had. Idempotent."""
+    document = session.get_one(DocumentRow, sop_instance_uid)
+    values = due_values(
+        document.study_uid, document.result_id, sop_instance_uid, destination, at
+    )
+    for each in insert_missing(session, DeliveryRow, [values], "delivery_id"):
+        _audit(session, each, "delivery supplied", by, at)
+
+
+def send_lost(session: Session, delivery_id: str, by: str, at: datetime) -> bool:
+    """Make a delivery due again that the archive took and has lost.
+
+    Returns:
+        False when it is not a delivery that was sent, any more.
+    """
+    again = session.scalars(
+        update(DeliveryRow)
+        .where(
+            DeliveryRow.delivery_id == delivery_id,
+            DeliveryRow.state.in_((DeliveryState.SENT, DeliveryState.COMMITTED)),
+        )
+        .values(**_AGAIN, due_since=at, next_attempt_at=at)
+        .returning(DeliveryRow.delivery_id)
+    ).all()
+    for each in again:
+        _audit(session, each, "delivery repeated", by, at)
+    return bool(again)
+
+
 def cancel(session: Session, delivery_id: str, at: datetime, by: str) -> None:
     """End a delivery that was not sent; nothing is tried any more.
 

@@ -25,7 +25,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
 
-from dicom_node import commitment, contexts, counters, replay
+from dicom_node import audit, commitment, contexts, counters, replay
 from dicom_node.admission import Admission
 from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
@@ -42,6 +42,7 @@ from dicom_node.intake import (
 from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.recorder import Carried, Closed, Recorder
+from dicom_node.refusals import Refusals
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.shared_spool import spool_of
 from dicom_node.storage import request_of
@@ -135,6 +136,7 @@ class Listener:
         self._clock = clock
         self._quiet = QuietPeriods(settings.quiet_period, settings.quiet_periods)
         self._admission = Admission.of(settings)
+        self._refusals: Refusals | None = None
         self._recorder = Recorder(sessions, self._quiet, clock)
         self._counters = Counters(sessions)
         self._stores: dict[Connection, Stores] = {}
@@ -173,6 +175,7 @@ class Listener:
         )
         dead = None if settings.heir_of_all else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
+        self._refusals = Refusals(self._sessions, audit.trail_of(settings), self.name)
         self._recorder.start()
         self._counters.start()
         self._server = self._listen()
@@ -195,6 +198,8 @@ class Listener:
         if not self._recorder.stop(FLUSH_TIMEOUT_S):
             log.error("rows are missing; the next start rebuilds them from files")
         self._counters.stop(FLUSH_TIMEOUT_S)
+        if self._refusals is not None:
+            self._refusals.flush(self._clock())
         log.info("stopped")
 
     def _listen(self) -> ThreadedAssociationServer:
@@ -260,6 +265,8 @@ class Listener:
                     REJECTED_PERMANENT, BY_SERVICE_USER, CALLING_AE_NOT_RECOGNISED
                 )
                 event.assoc.kill()  # returns when the rejection is out
+                if self._refusals is not None:
+                    self._refusals.note(calling_ae, address, self._clock())
 
     def _on_rejection(self, event: Event) -> None:
         self._count(event.assoc, counters.NOT_NEGOTIATED)

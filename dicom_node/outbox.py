@@ -42,7 +42,7 @@ from dicom_node.deliveries import (
 )
 from dicom_node.destination import Destination
 from dicom_node.findings import Document
-from dicom_node.intervention import cancel, resend, retry
+from dicom_node.intervention import cancel, resend, retry, send_lost, supplement
 from dicom_node.study import SopInstanceUid, StudyUid
 from dicom_node.tables import (
     DeliveryRow,
@@ -72,8 +72,10 @@ __all__ = [
     "release_all",
     "resend",
     "retry",
+    "send_lost",
     "sent",
     "serialize",
+    "supplement",
     "variant",
 ]
 

@@ -176,6 +176,29 @@ def _lacking(archive: Archive, uid: StudyUid, series: str, ours: Holding) -> int
     return len(there - ours.objects - {""})
 
 
+def listed(archive: Archive, uid: StudyUid) -> set[str]:
+    """Return the SOP Instance UIDs that an archive lists of a study, but MR images.
+
+    Raises:
+        PeerUnavailableError: No answer in time, or the archive is out of resources.
+        PeerRejectedError: The archive cannot process the query.
+    """
+    with silence():
+        series = [
+            text(one, "SeriesInstanceUID")
+            for one in _find(archive, uid, "SERIES", Modality="")
+            if text(one, "Modality") != MR
+        ]
+        return {
+            text(one, "SOPInstanceUID")
+            for each in series
+            if each
+            for one in _find(
+                archive, uid, "IMAGE", SeriesInstanceUID=each, SOPInstanceUID=""
+            )
+        }
+
+
 def _find(
     archive: Archive, uid: StudyUid, level: str, **keys: str
 ) -> Iterator[Dataset]:

@@ -242,6 +242,21 @@ class Spool:
                 _sync_folder(folder)
         return removed
 
+    def set_aside(self, path: Path, why: str) -> bool:
+        """Give a file a name that nothing looks for, for a person; False without one.
+
+        Raises:
+            SpoolFullError: The volume fails.
+        """
+        target = self.absolute(path)
+        with spool_errors():
+            try:
+                target.rename(target.with_name(f"{target.name}.{why}"))
+            except FileNotFoundError:
+                return False
+            _sync_folder(target.parent)
+        return True
+
     def written_at(self, path: Path) -> datetime | None:
         """Return when a file was written, None when it is not there."""
         try:

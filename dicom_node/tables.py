@@ -384,3 +384,33 @@ class CounterRow(Base):
     caller: Mapped[str] = mapped_column(primary_key=True)
     outcome: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(Base):
+    """One entry of the audit trail; the database refuses to change or remove it.
+
+    It outlives what it speaks of, so nothing here is a foreign key, and the study's
+    UID is `study`: an erasure, which goes by the column `study_uid`, leaves it.
+    `source` names the row that an entry was made of afterwards, so that none is twice.
+    """
+
+    __tablename__ = "audit"
+
+    sequence: Mapped[int] = mapped_column(
+        BigInteger, primary_key=True, autoincrement=False
+    )
+    at: Mapped[datetime] = mapped_column(index=True)
+    code: Mapped[str] = mapped_column(String(6))
+    kind: Mapped[str | None] = mapped_column(String(6))
+    action: Mapped[str] = mapped_column(String(1))
+    outcome: Mapped[int]
+    what: Mapped[str]
+    actor: Mapped[str]
+    host: Mapped[str]
+    study: Mapped[str | None] = mapped_column(UID, index=True)
+    object_id: Mapped[str | None]
+    patient: Mapped[str | None] = mapped_column(KEY)
+    detail: Mapped[str] = mapped_column(Text)
+    source: Mapped[str | None] = mapped_column(unique=True)
+    previous_hash: Mapped[str] = mapped_column(KEY)
+    hash: Mapped[str] = mapped_column(KEY)

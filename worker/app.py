@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 SWEEP_LIMIT_S: Final = 120.0
 EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
+FOLLOW_EVERY_S: Final = 60.0
 PURGE_LIMIT_S: Final = 300.0
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
@@ -44,6 +45,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.EXAMINE: {"time_limit": EXAMINE_LIMIT_S},
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
+            queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -72,6 +74,11 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "task": queues.PURGE,
                 "schedule": PURGE_EVERY_S,
                 "options": {"expires": PURGE_EVERY_S},
+            },
+            "follow": {
+                "task": queues.FOLLOW,
+                "schedule": FOLLOW_EVERY_S,
+                "options": {"expires": FOLLOW_EVERY_S},
             },
         },
     )

@@ -12,15 +12,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, Table, delete, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger
+from dicom_node import audit, ledger
+from dicom_node.audit import Action, Code, Event, Trail
 from dicom_node.db import Base, Sessions
 from dicom_node.errors import StudyStateError
 from dicom_node.spool import Spool
 from dicom_node.study import StudyState, StudyUid
 from dicom_node.tables import ConflictRow, DocumentRow, InstanceRow
-from worker import keeping
+from worker import chronicle, keeping
 
 STUDY_COLUMN = "study_uid"
+"""Rows of tables with this column go; the audit trail calls it otherwise, and stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,13 @@ class Erased:
     files: int
 
 
-def erase(sessions: Sessions, spool: Spool, uid: StudyUid) -> Erased:
+def erase(
+    sessions: Sessions, spool: Spool, uid: StudyUid, trail: Trail, by: str
+) -> Erased:
     """Take a study out: images, marks, results, documents and their files.
 
-    Called again after a kill it finishes what is left.
+    Called again after a kill it finishes what is left. The audit trail keeps what it
+    has of the study, gets what it has not yet, and says who took the study out.
 
     Raises:
         StudyNotFoundError: There is no such study.
@@ -47,7 +52,21 @@ def erase(sessions: Sessions, spool: Spool, uid: StudyUid) -> Erased:
             raise StudyStateError(f"study {uid} is being analysed: try again shortly")
         files = list(_files(session, uid))
         held = list(keeping.of_study(session, uid).values())
+        while chronicle.follow(session, trail):
+            pass  # nothing can be made of rows that are gone
+        patient = study.patient_key
         rows = _delete(session, uid)
+        detail = f"{rows} rows, {len(files)} files"
+        gone = Event(
+            Code.DELETED,
+            Action.DELETE,
+            "study erased",
+            by,
+            study=uid,
+            detail=detail,
+            patient=patient,
+        )
+        audit.record(session, trail, gone)
     removed = spool.remove(files)
     with sessions.begin() as session:
         removed += keeping.drop(session, spool, held)

@@ -34,6 +34,7 @@ class KeptRecord:
     """What is kept of one result; nothing any more since `released_at`."""
 
     result_id: str
+    study_uid: str
     crop_sha256: str | None
     slice_sha256: str
     released_at: datetime | None
@@ -125,19 +126,30 @@ def reconcile(session: Session, spool: Spool, at: datetime) -> int:
 
     Files that were kept within the last hour may belong to an analysis under way.
     """
-    old = [path for path, since in kept.files(spool) if since <= at - ORPHAN_AGE]
-    removed = spool.remove(_unwanted(session, old))
+    removed = spool.remove(orphans(session, spool, at))
     if removed:
         log.warning("files removed that no result keeps", extra={"files": removed})
     return removed
 
 
+def orphans(session: Session, spool: Spool, at: datetime) -> list[Path]:
+    """Return the files that no result keeps, but those of an analysis under way."""
+    old = [path for path, since in kept.files(spool) if since <= at - ORPHAN_AGE]
+    return _unwanted(session, old)
+
+
+def current(session: Session) -> list[KeptRecord]:
+    """Return all that is to be there."""
+    rows = session.scalars(select(KeptRow).where(KeptRow.released_at.is_(None)))
+    return [_record(row) for row in rows]
+
+
 def missing(session: Session, spool: Spool) -> list[KeptRecord]:
     """Return what should be kept and is not there."""
-    rows = session.scalars(select(KeptRow).where(KeptRow.released_at.is_(None)))
-    records = [_record(row) for row in rows]
     return [
-        one for one in records if not all(kept.has(spool, path) for path in one.paths)
+        one
+        for one in current(session)
+        if not all(kept.has(spool, path) for path in one.paths)
     ]
 
 
@@ -156,6 +168,7 @@ def _unwanted(session: Session, paths: Iterable[Path]) -> list[Path]:
 def _record(row: KeptRow) -> KeptRecord:
     return KeptRecord(
         result_id=row.result_id,
+        study_uid=row.study_uid,
         crop_sha256=row.crop_sha256,
         slice_sha256=row.slice_sha256,
         released_at=row.released_at,

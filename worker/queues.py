@@ -12,6 +12,7 @@ COUNT: Final = "worker.tasks.completeness.count"
 ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
 PURGE: Final = "worker.tasks.dispatch.purge"
+FOLLOW: Final = "worker.tasks.dispatch.follow"
 
 QUEUE_OF: Final = {
     SWEEP: DISPATCH,
@@ -20,4 +21,5 @@ QUEUE_OF: Final = {
     ANALYZE: ANALYSIS,
     DELIVER: DELIVERY,
     PURGE: DISPATCH,
+    FOLLOW: DISPATCH,
 }

@@ -6,7 +6,7 @@ site has set one, and finishes what a dead process began.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -34,10 +34,14 @@ BATCH: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where studies are known and where their files lie."""
+    """Where studies are known and where their files lie.
+
+    `witness` is told of each purge inside its transaction, as the last thing.
+    """
 
     sessions: Sessions
     spool: Spool
+    witness: Callable[[Session, StudyUid], None] = lambda _session, _uid: None
 
 
 def purge_study(
@@ -74,6 +78,7 @@ def purge_study(
         if with_kept and released:
             detail = f"what was kept of {len(released)} result(s) is given up"
             ledger.note(session, uid, "released", detail, at)
+        store.witness(session, uid)
     with store.sessions.begin() as session:
         purge.finish(session, uid, store.spool, at)
         keeping.drop(session, store.spool, released)

@@ -16,6 +16,7 @@ from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
 
 COMMANDS: Final = {
+    "audit": ("worker.cli.audit", "Who did what; whether the record of it holds."),
     "backup": ("worker.cli.backup", "Copy a running installation."),
     "completion": ("worker.cli.completion", "Complete our commands in your shell."),
     "db": ("worker.cli.database", "Create, upgrade or inspect the database."),
@@ -31,6 +32,7 @@ COMMANDS: Final = {
         "Import labels and clinical variables for training.",
     ),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
+    "reconcile": ("worker.cli.reconcile", "Compare files, database and archives."),
     "restore": ("worker.cli.restore", "Put a backup into an empty folder."),
     "results": ("worker.cli.results", "What the models said of each case."),
     "roi": ("worker.cli.roi", "What was marked and chosen, and why; mark by hand."),

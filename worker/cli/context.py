@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine
 
-from dicom_node import db
+from dicom_node import audit, db
+from dicom_node.audit import Trail
 from dicom_node.db import Sessions
 from dicom_node.errors import SettingsError
 from dicom_node.settings import load
@@ -69,6 +70,11 @@ class Site:
     def spool(self) -> Spool:
         """The stored instances and documents."""
         return spool_of(self.settings)
+
+    @property
+    def trail(self) -> Trail:
+        """The audit trail of this installation."""
+        return audit.trail_of(self.settings)
 
 
 def read_settings(**flags: object) -> WorkerSettings:

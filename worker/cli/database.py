@@ -1,8 +1,11 @@
 """`sentinode db`: create, upgrade or inspect the database."""
 
 import click
+import sqlalchemy as sa
 
 from dicom_node import schema
+from dicom_node.tables import AuditRow
+from worker.cli import signed
 from worker.cli.context import Site, json_option, print_json, site_options
 
 
@@ -19,7 +22,9 @@ def upgrade(site: Site, revision: str, *, as_json: bool) -> None:
     """Bring the database to the newest schema; safe to run twice."""
     if site.settings.database_url is None:
         site.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    before = schema.current(site.settings.database)
     schema.upgrade(site.settings.database, revision)
+    _sign(site, "db upgrade", before)
     _report(site, as_json=as_json)
 
 
@@ -36,7 +41,9 @@ def downgrade(site: Site, revision: str, *, yes: bool, as_json: bool) -> None:
             abort=True,
             err=True,
         )
+    before = schema.current(site.settings.database)
     schema.downgrade(site.settings.database, revision)
+    _sign(site, "db downgrade", before)
     _report(site, as_json=as_json)
 
 
@@ -46,6 +53,17 @@ def downgrade(site: Site, revision: str, *, yes: bool, as_json: bool) -> None:
 def current(site: Site, *, as_json: bool) -> None:
     """Show the revision of the database."""
     _report(site, as_json=as_json)
+
+
+def _sign(site: Site, what: str, before: str | None) -> None:
+    """Enter a change of the schema, where the schema has an audit trail."""
+    after = schema.current(site.settings.database)
+    has_trail = sa.inspect(site.engine).has_table(AuditRow.__tablename__)
+    if after == before or not has_trail:
+        return
+    with site.writing.begin() as session:
+        detail = f"{before or 'nothing'} to {after}"
+        signed.configuration(session, site, what, "schema", detail)
 
 
 def _report(site: Site, *, as_json: bool) -> None:

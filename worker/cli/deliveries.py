@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import click
+from sqlalchemy.orm import Session
 
 from dicom_node import commitment, outbox
 from dicom_node.commitment import RequestRecord
@@ -12,6 +13,7 @@ from dicom_node.db import now
 from dicom_node.outbox import DeliveryRecord
 from dicom_node.statuses import meaning, written
 from dicom_node.tables import DeliveryState
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -187,6 +189,8 @@ def retry(site: Site, delivery_id: str | None, *, failed: bool, as_json: bool) -
         raise click.UsageError("give either a DELIVERY_ID or --failed")
     with site.writing.begin() as session:
         due = outbox.retry(session, delivery_id, now(), operator())
+        for each in due:
+            _sign(session, site, "deliveries retry", each)
     if as_json:
         print_json(due)
     else:
@@ -203,4 +207,11 @@ def cancel(site: Site, delivery_id: str) -> None:
     """
     with site.writing.begin() as session:
         outbox.cancel(session, delivery_id, now(), operator())
+        _sign(session, site, "deliveries cancel", delivery_id)
     click.echo("cancelled")
+
+
+def _sign(session: Session, site: Site, what: str, delivery_id: str) -> None:
+    one = outbox.lookup(session, delivery_id)
+    detail = f"{one.kind} to {one.destination}"
+    signed.thing(session, site, what, delivery_id, detail, study=one.study_uid)

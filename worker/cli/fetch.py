@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dicom_node import fetch, retrieve
+from dicom_node.audit import Action, Code
 from dicom_node.errors import PermanentError, SettingsError
 from dicom_node.fetch import Match, Moved, Query
 from dicom_node.study import Peer, StudyUid
+from worker.cli import signed
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.cli.importing import way_in
 from worker.cli.peers import peer_option
@@ -100,6 +102,16 @@ def get_studies(
     site: Site, archive: Peer, uids: Sequence[StudyUid], *, by_get: bool
 ) -> dict[StudyUid, dict[str, int]]:
     """Fetch studies and show progress; return the counts of each."""
+    with site.writing.begin() as session:
+        signed.studies(
+            session,
+            site,
+            "fetch",
+            uids,
+            f"from {archive}",
+            action=Action.EXECUTE,
+            code=Code.QUERY,
+        )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"from {archive}", total=len(uids))
         done: dict[StudyUid, dict[str, int]] = {}

@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.progress import track
 
 from dicom_node import media
+from dicom_node.audit import Action, Code
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import now
 from dicom_node.deposit import Deposit, depositing
 from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.intake import Intake, StoreRefusedError
 from dicom_node.settings import patient_secret
+from worker.cli import signed
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 
 AE: Final = "IMPORT"
@@ -83,6 +85,17 @@ def command(
     with way_in(site, aet) as deposit:
         for path in track(files, "Importing", console=console, transient=True):
             _take(path, deposit, taken, dry_run=dry_run)
+    if taken.studies:
+        with site.writing.begin() as session:  # each object has its transaction
+            signed.studies(
+                session,
+                site,
+                "import",
+                sorted(taken.studies),
+                f"{len(files)} files, as {aet}",
+                action=Action.CREATE,
+                code=Code.IMPORT,
+            )
     document = {
         "files": len(files),
         "counts": dict(taken.counts),

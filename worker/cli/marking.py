@@ -14,7 +14,7 @@ from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Carrier, Laterality, Roi, Selection
 from dicom_node.ledger import Mark
 from dicom_node.study import SopInstanceUid, StudyState, StudyUid
-from worker.cli import preview
+from worker.cli import preview, signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -184,6 +184,14 @@ def _show(study_uid: StudyUid, chosen: Selection) -> None:
 def _enter(site: Site, mark: Mark, done: str, *, as_json: bool) -> None:
     with site.writing.begin() as session:
         state = ledger.set_mark(session, mark)
+        signed.thing(
+            session,
+            site,
+            f"roi {done}",
+            mark.sop_instance_uid,
+            f"side {mark.laterality}",
+            study=mark.study_uid,
+        )
     if as_json:
         print_json(_entry(mark) | {"state": state})
         return

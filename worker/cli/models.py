@@ -7,10 +7,13 @@ import click
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from dicom_node import audit
+from dicom_node.audit import Trail
 from dicom_node.db import now, writing
 from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
-from worker import models, outcomes, registry
+from worker import chronicle, models, outcomes, registry
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -110,7 +113,7 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
     Studies that were held for want of a model are queued.
     """
     manifest = models.verify(_find(site, reference))
-    freed = put_into_service(site.engine, manifest, operator())
+    freed = put_into_service(site.engine, site.trail, manifest, operator())
     if not manifest.performance.beats_chance:
         click.echo(f"{manifest.reference}: {NO_BETTER_THAN_CHANCE}", err=True)
     if as_json:
@@ -120,10 +123,12 @@ def activate(site: Site, reference: str, *, as_json: bool) -> None:
         click.echo(f"{freed} held studies queued")
 
 
-def put_into_service(engine: Engine, manifest: Manifest, by: str) -> int:
+def put_into_service(engine: Engine, trail: Trail, manifest: Manifest, by: str) -> int:
     """Activate a checked model; return how many held studies were queued."""
     with writing(engine).begin() as session:
         change = registry.put_into_service(session, manifest, Decision(by, now()))
+        made = outcomes.activations(session)[manifest.stage]
+        audit.record(session, trail, chronicle.activated(made))
     _warn_of_threshold(change)
     return change.queued
 
@@ -143,6 +148,8 @@ def _warn_of_threshold(change: Change) -> None:
 def install(site: Site, folder: str) -> None:
     """Copy a trained model from FOLDER into this installation, digest checked."""
     manifest = models.install(Path(folder), site.settings.models)
+    with site.writing.begin() as session:
+        signed.configuration(session, site, "models install", manifest.reference)
     click.echo(f"installed {manifest.reference}; not in service until activated")
 
 
@@ -176,6 +183,7 @@ def threshold(  # noqa: PLR0913 - one argument for each option
         outcomes.set_threshold(
             session, Stage(stage), value, reason, (operator(), now())
         )
+        signed.configuration(session, site, "models threshold", stage, meant)
     click.echo(f"stage {stage}: {meant} from now on")
 
 

@@ -8,11 +8,13 @@ import click
 from sqlalchemy.orm import Session
 
 from dicom_node import kept, purge
+from dicom_node.audit import Action, Code
 from dicom_node.db import now
 from dicom_node.purge import Extent
 from dicom_node.spool import Spool
 from dicom_node.study import StudyUid
 from worker import keeping, retention
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -71,7 +73,19 @@ def command(  # noqa: PLR0913 - one argument for each option
         _print(found, "Images to purge", err=True)
         click.confirm("Remove these files?", abort=True, err=True)
     if not dry_run:
-        store = Store(site.writing, site.spool)
+
+        def sign(session: Session, uid: StudyUid) -> None:
+            signed.studies(
+                session,
+                site,
+                "studies purge",
+                [uid],
+                "with what was kept" if with_kept else "images",
+                action=Action.DELETE,
+                code=Code.DELETED,
+            )
+
+        store = Store(site.writing, site.spool, sign)
         found = [
             retention.purge_study(
                 store, one.study_uid, now(), before=before, with_kept=with_kept

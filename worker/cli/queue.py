@@ -17,6 +17,7 @@ from dicom_node.study import StudyState
 from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
 from worker import queues
 from worker.app import answering, waiting
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -148,6 +149,7 @@ def pause(site: Site, queue: str, why: str) -> None:
         if Pausable(queue) in pauses.paused(session):
             raise StateError(f"{queue} is paused already")
         pauses.pause(session, Pausable(queue), why, operator(), now())
+        signed.configuration(session, site, "queue pause", queue)
     click.echo(f"{queue} paused")
 
 
@@ -160,4 +162,5 @@ def resume(site: Site, queue: str) -> None:
         if Pausable(queue) not in pauses.paused(session):
             raise StateError(f"{queue} is not paused")
         pauses.resume(session, Pausable(queue), operator(), now())
+        signed.configuration(session, site, "queue resume", queue)
     click.echo(f"{queue} goes on")

@@ -18,6 +18,7 @@ from dicom_node.findings import Stage
 from dicom_node.settings import patient_secret
 from dicom_node.study import Reason, StudyState, StudyUid
 from worker import reprocessing
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -243,21 +244,25 @@ def _take_up(site: Site, due: Sequence[Candidate], plan: Plan) -> tuple[int, int
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("Queueing", total=len(due))
         for chunk in _chunks(due):
+            done = []
             with site.writing.begin() as session:
                 for one in chunk:
-                    signed = (operator(), now())
+                    by_whom = (operator(), now())
                     try:
                         reprocessing.take_up(
                             session,
                             one.study_uid,
                             plan,
                             more,
-                            signed,
+                            by_whom,
                         )
-                        taken += 1
+                        done.append(one.study_uid)
                     except StateError:
                         refused += 1
                     progress.advance(bar)
+                said = f"from {plan.start}, batch {plan.batch}"
+                signed.studies(session, site, "studies reprocess", done, said)
+            taken += len(done)
     return taken, refused
 
 

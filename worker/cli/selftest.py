@@ -270,7 +270,10 @@ def _take_out(run: Run) -> bool:
     """Take the study out of the installation; say whether that went well."""
     with suppress(NodeError):
         with run.step("take out") as said:
-            found = erasure.erase(run.site.writing, run.site.spool, run.uid)
+            site = run.site
+            found = erasure.erase(
+                site.writing, site.spool, run.uid, site.trail, operator()
+            )
             said.append(f"{found.rows} rows, {found.files} files")
         return True
     return False

@@ -12,6 +12,7 @@ from dicom_node.ledger import StudyRecord
 from dicom_node.settings import patient_secret
 from dicom_node.study import StudyUid
 from worker import slnd as rules
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -20,7 +21,7 @@ from worker.cli.context import (
 )
 from worker.cli.slnd_import import import_file
 from worker.cli.slnd_parked import discard, list_results, resolve
-from worker.cli.slnd_record import preview, print_recorded, result_of, show
+from worker.cli.slnd_record import preview, print_recorded, result_of, said_of, show
 from worker.slnd import Provenance
 
 
@@ -106,4 +107,5 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     with site.writing.begin() as session:
         recorded = rules.record(session, study.study_uid, Laterality(side), slnd, how)
         state = ledger.study(session, study.study_uid).state
+        signed.studies(session, site, "slnd set", [study.study_uid], said_of(recorded))
     print_recorded(recorded, slnd, state, as_json=as_json)

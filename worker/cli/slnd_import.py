@@ -19,6 +19,7 @@ from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Laterality, Slnd
 from dicom_node.study import StudyUid
 from worker import slnd as rules
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -28,6 +29,7 @@ from worker.cli.context import (
     site_options,
 )
 from worker.cli.slnd_file import Line, LineError, line_of, reader_of, text_of
+from worker.cli.slnd_record import said_of
 from worker.slnd import Change, Provenance, Wanted
 
 REFUSED: Final = "refused"
@@ -102,11 +104,15 @@ def import_file(  # noqa: PLR0913 - one argument for each option
 def _record(site: Site, lines: Sequence[tuple[Line, StudyUid]]) -> list[Outcome]:
     """Record all lines in one transaction; it locks studies in one order always."""
     done = []
+    said = []
     with site.writing.begin() as session:
         for line, uid in sorted(lines, key=lambda pair: (pair[1], pair[0].number)):
             how = Provenance(operator(), line.correction)
             recorded = rules.record(session, uid, line.side, line.slnd, how)
             done.append(_outcome(line, uid, recorded.change))
+            said.append((uid, said_of(recorded)))
+        for uid, detail in said:
+            signed.studies(session, site, "slnd import", [uid], detail)
     return done
 
 

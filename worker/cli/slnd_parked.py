@@ -14,6 +14,7 @@ from dicom_node.ledger import StudyRecord
 from dicom_node.study import StudyUid
 from worker import outcomes, parking
 from worker import slnd as rules
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -23,7 +24,7 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
-from worker.cli.slnd_record import preview, print_recorded, result_of, show
+from worker.cli.slnd_record import preview, print_recorded, result_of, said_of, show
 from worker.parking import ParkedRecord
 from worker.slnd import Provenance
 from worker.tables import ParkedState
@@ -162,6 +163,14 @@ def resolve(  # noqa: PLR0913 - one argument for each option
         recorded = rules.record(session, study.study_uid, chosen, slnd, how)
         parking.resolve(session, parked_id, recorded, operator(), now())
         state = ledger.study(session, study.study_uid).state
+        signed.thing(
+            session,
+            site,
+            "slnd resolve",
+            f"parked {parked_id}",
+            said_of(recorded),
+            study=study.study_uid,
+        )
     print_recorded(recorded, slnd, state, as_json=as_json)
 
 
@@ -210,4 +219,5 @@ def discard(site: Site, *, parked_id: int, yes: bool) -> None:
         text = f"parked result {parked_id} discarded by {operator()}"
         for study in rules.studies_of(session, parked.arrived.patients):
             ledger.add_event(session, study.study_uid, "slnd", text, now())
+        signed.thing(session, site, "slnd discard", f"parked {parked_id}")
     click.echo(f"discarded: parked SLND result {parked_id}")

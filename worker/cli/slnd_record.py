@@ -87,3 +87,9 @@ def print_recorded(
             f"{recorded.change}: SLND {recorded.result}, side {side}{before}; the "
             f"study is {state}"
         )
+
+
+def said_of(recorded: Recorded) -> str:
+    """Write what recording a result changed, for the audit trail."""
+    before = recorded.before or "none"
+    return f"side {recorded.side}: {before} to {recorded.result}, {recorded.change}"

@@ -7,6 +7,7 @@ import click
 from dicom_node import holds, ledger
 from dicom_node.db import now
 from dicom_node.study import Reason, StudyUid
+from worker.cli import signed
 from worker.cli.context import Site, json_option, operator, print_json, site_options
 
 
@@ -26,6 +27,7 @@ def complete(site: Site, uids: Sequence[str], *, as_json: bool) -> None:
     with site.writing.begin() as session:
         for uid in uids:
             ledger.complete(session, StudyUid(uid), now())
+        signed.studies(session, site, "studies complete", uids)
     _report(uids, "completed", as_json=as_json)
 
 
@@ -67,6 +69,8 @@ def requeue(
                 ledger.requeue(
                     session, uid, now(), "requeued by hand", resolve_conflicts=True
                 )
+        said = ", ".join(sorted(f"accepted {reason}" for reason in reasons))
+        signed.studies(session, site, "studies requeue", uids, said)
     _report(uids, "queued", as_json=as_json)
 
 
@@ -89,6 +93,7 @@ def hold(site: Site, uids: Sequence[str], why: str, *, as_json: bool) -> None:
     with site.writing.begin() as session:
         for uid in map(StudyUid, uids):
             holds.hold(session, uid, why, operator(), now())
+        signed.studies(session, site, "studies hold", uids)
     _report(uids, "held", as_json=as_json)
 
 
@@ -102,4 +107,5 @@ def ignore(site: Site, uids: Sequence[str], why: str, *, as_json: bool) -> None:
     with site.writing.begin() as session:
         for uid in map(StudyUid, uids):
             holds.ignore(session, uid, why, operator(), now())
+        signed.studies(session, site, "studies ignore", uids)
     _report(uids, "ignored", as_json=as_json)

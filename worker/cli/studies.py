@@ -9,11 +9,13 @@ from pydicom import Dataset
 from sqlalchemy.orm import Session
 
 from dicom_node import images, kept, ledger
+from dicom_node.audit import Action
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
 from dicom_node.study import StudyState, StudyUid
 from worker import keeping, outcomes
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -133,6 +135,12 @@ def _slices(session: Session, uid: StudyUid) -> Sequence[KeptRecord]:
     return tuple(keeping.of_study(session, uid).values())
 
 
+def _enter_view(site: Site, what: str, uids: Sequence[str]) -> None:
+    """Enter who looks at names, before any is shown: without the entry none is."""
+    with site.writing.begin() as session:
+        signed.studies(session, site, what, uids, action=Action.READ)
+
+
 @command.command("list")
 @click.option("--state", type=click.Choice([state.value for state in StudyState]))
 @click.option("--limit", default=50, show_default=True, help="Newest first.")
@@ -145,6 +153,9 @@ def list_studies(
     """List studies, newest first."""
     with site.reading() as session:
         found = ledger.studies(session, StudyState(state) if state else None, limit)
+    if phi:
+        _enter_view(site, "studies list --phi", [one.study_uid for one in found])
+    with site.reading() as session:
         rows = [
             (_whole(session, site.spool, one) if as_json else _head(one))
             | (_identity(session, site.spool, one.study_uid) if phi else {})
@@ -167,6 +178,9 @@ def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
     """Show one study: its state, its rectangle, every reason, its history."""
     with site.reading() as session:
         record = ledger.study(session, StudyUid(uid))
+    if phi:
+        _enter_view(site, "studies show --phi", [record.study_uid])
+    with site.reading() as session:
         whole = _whole(session, site.spool, record)
         if phi:
             whole |= _identity(session, site.spool, record.study_uid)

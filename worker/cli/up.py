@@ -1,22 +1,27 @@
 """`sentinode up`: broker, listener and workers in one process tree."""
 
 import json
+import logging
 import socket
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import click
+from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import db, logs, schema
+from dicom_node import __version__, audit, db, logs, schema
+from dicom_node.audit import Action, Code, Event, Kind
 from dicom_node.errors import SettingsError
 from dicom_node.settings import UP_FILE, local_host
 from worker import models, outcomes, standalone
-from worker.cli.context import read_settings
+from worker.cli.context import operator, read_settings
 from worker.cli.models import put_into_service
 from worker.settings import DEFAULT_HTTP_PORT, WorkerSettings, cache_dir
+
+log = logging.getLogger(__name__)
 
 PORT_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.5
@@ -83,7 +88,38 @@ def command(data_dir: str, **others: object) -> None:
         if settings.http_port:
             address = f"{local_host(settings.http_host)}:{settings.http_port}"
             click.echo(f"status page: http://{address}/", err=True)
-        standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
+        with on_record(settings):
+            standalone.run(settings, flags, lambda port: click.echo(f"ready {port}"))
+
+
+@contextmanager
+def on_record(settings: WorkerSettings) -> Iterator[None]:
+    """Enter start and stop in the audit trail; that a stop is lacking shows a kill."""
+    _enter(settings, Kind.START, "application start")
+    try:
+        yield
+    finally:
+        _enter(settings, Kind.STOP, "application stop")
+
+
+def _enter(settings: WorkerSettings, kind: Kind, what: str) -> None:
+    engine = db.connect(settings.database)
+    event = Event(
+        Code.APPLICATION,
+        Action.EXECUTE,
+        what,
+        operator(),
+        object_id="sentinode",
+        detail=f"version {__version__}, {settings.aet} on port {settings.port}",
+        kind=kind,
+    )
+    try:
+        with db.writing(engine).begin() as session:
+            audit.record(session, audit.trail_of(settings), event)
+    except SQLAlchemyError as error:  # a database that is gone must not stop a stop
+        log.error("not in the audit trail: %s (%s)", what, type(error).__name__)  # noqa: TRY400 - the text says all
+    finally:
+        engine.dispose()
 
 
 def _as_text(options: Mapping[str, object]) -> dict[str, str]:
@@ -163,7 +199,10 @@ def _offer_demo_models(settings: WorkerSettings) -> None:
                 cache_dir() / "demo-models", manifest.name, manifest.version
             )
             put_into_service(
-                engine, models.install(source, settings.models), "sentinode up"
+                engine,
+                audit.trail_of(settings),
+                models.install(source, settings.models),
+                "sentinode up",
             )
     finally:
         engine.dispose()

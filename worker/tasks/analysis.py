@@ -201,7 +201,11 @@ def _prior(
 ) -> PriorResult:
     newest = case.newest
     sln, nsln = newest.stages
-    reports = [spool.fetch(one.path) for one in documents if one.kind == "SR"]
+    reports = [
+        path
+        for one in documents
+        if one.kind == "SR" and (path := _if_there(spool, one.path)) is not None
+    ]
     return PriorResult(
         result_id=newest.result_id,
         version=newest.version,
@@ -213,6 +217,15 @@ def _prior(
         report=reports[0] if reports else None,
         rewrite=case.rewrite,
     )
+
+
+def _if_there(spool: Spool, document: Path) -> Path | None:
+    """Return the file of an earlier report; a lost one is not cited."""
+    try:
+        path = spool.fetch(document)
+    except UnreadableObjectError:
+        return None
+    return path if path.is_file() else None
 
 
 def _record(

@@ -9,11 +9,11 @@ from typing import Any, Final
 from celery import current_app, shared_task
 from sqlalchemy.orm import Session
 
-from dicom_node import ledger, outbox, pauses
+from dicom_node import audit, ledger, outbox, pauses
 from dicom_node.db import Sessions, now
 from dicom_node.study import StudyUid
 from dicom_node.tables import Pausable
-from worker import parking, queues, retention, runtime
+from worker import chronicle, parking, queues, retention, runtime
 from worker.app import waiting
 from worker.retention import Store
 from worker.settings import WorkerSettings
@@ -132,6 +132,15 @@ def run_purge() -> None:
     """Purge what is older than the site's retention; finish what was begun."""
     store = Store(runtime.sessions(), runtime.spool())
     retention.sweep(store, runtime.settings().retention, now())
+
+
+@shared_task(name=queues.FOLLOW, ignore_result=True)
+def run_follow() -> None:
+    """Enter in the audit trail what the service did since the last time."""
+    trail = audit.trail_of(runtime.settings())
+    while chronicle.pending(runtime.sessions()):
+        with runtime.sessions().begin() as session:
+            chronicle.follow(session, trail)
 
 
 def _waiting(queue: str) -> int:

@@ -1,0 +1,200 @@
+"""`sentinode audit`: who did what to which study, and whether the record holds."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dicom_node import atna, audit
+from dicom_node.audit import Action, Code, Entry, Event
+from dicom_node.chain import Head, Verdict
+from dicom_node.errors import SettingsError
+from worker.cli.context import (
+    Site,
+    json_option,
+    operator,
+    print_json,
+    print_table,
+    rfc3339,
+    site_options,
+)
+
+TIME = click.DateTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+since_option = click.option("--since", type=TIME, help="Then or later, UTC.")
+until_option = click.option("--until", type=TIME, help="Before then, UTC.")
+
+
+@click.group("audit")
+def command() -> None:
+    """Who did what to which study, and whether the record of it holds.
+
+    Entries are only ever added. What the service does is entered within a minute,
+    what a person does at once. A patient is a keyed hash.
+    """
+
+
+@command.command("list")
+@since_option
+@until_option
+@click.option("--actor", help="User, AE title or process.")
+@click.option("--study", metavar="UID", help="Only of this study, erased ones too.")
+@json_option
+@site_options
+def list_entries(  # noqa: PLR0913 - one argument for each option
+    site: Site,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    actor: str | None,
+    study: str | None,
+    as_json: bool,
+) -> None:
+    """List entries, oldest first.
+
+    Example: sentinode audit list --since 2026-03-01 --actor anna
+    """
+    with site.reading() as session:
+        found = audit.entries(
+            session, since=_utc(since), until=_utc(until), actor=actor, study=study
+        )
+        rows = [_document(one) for one in found]
+    if as_json:
+        print_json(rows)
+        return
+    columns = (
+        *("sequence", "at", "what", "actor", "host"),
+        *("study_uid", "object", "detail", "outcome"),
+    )
+    print_table("Audit", columns, [[row[name] for name in columns] for row in rows])
+
+
+def _utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.replace(tzinfo=UTC)
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    one = entry.event
+    return {
+        "sequence": entry.sequence,
+        "at": rfc3339(one.at),
+        "event_id": one.code,
+        "event_type": one.kind,
+        "action": one.action,
+        "outcome": one.outcome,
+        "what": one.what,
+        "actor": one.actor,
+        "host": one.host,
+        "study_uid": one.study,
+        "object": one.object_id,
+        "patient_key": one.patient,
+        "detail": one.detail,
+        "hash": entry.hash,
+    }
+
+
+@command.command()
+@click.option(
+    "--no-head",
+    is_flag=True,
+    help="On a host that has entered nothing yet: do not ask for its audit.head.",
+)
+@json_option
+@site_options
+def verify(site: Site, *, no_head: bool, as_json: bool) -> None:
+    """Walk the chain of hashes; exit code 1 at the first entry that does not hold.
+
+    An entry that was altered, deleted, inserted or moved is named. That the newest
+    ones were cut off shows by the file audit.head in the data folder: who can write
+    the database and that folder too can cut off, so send `export` elsewhere.
+    """
+    trail = site.trail
+    head = _head(site)
+    with site.reading() as session:
+        verdict = audit.verify(session, trail, head)
+    if head is None and verdict.entries and verdict.holds and not no_head:
+        fault = f"the file {trail.head_file.name} is missing: entries may be cut off"
+        verdict = Verdict(verdict.entries, verdict.head, verdict.entries + 1, fault)
+    if as_json:
+        print_json(
+            {
+                "holds": verdict.holds,
+                "entries": verdict.entries,
+                "head": verdict.head.hash,
+                "sequence": verdict.sequence,
+                "fault": verdict.fault,
+            }
+        )
+    elif verdict.holds:
+        click.echo(f"{verdict.entries} entries hold; the newest is {verdict.head.hash}")
+    else:
+        click.echo(
+            f"entry {verdict.sequence} does not hold, {verdict.entries} before it do: "
+            f"{verdict.fault}"
+        )
+    if not verdict.holds:
+        raise SystemExit(1)
+
+
+def _head(site: Site) -> Head | None:
+    try:
+        return audit.known_head(site.trail)
+    except (ValueError, KeyError, OSError) as error:
+        raise SettingsError(
+            f"{site.trail.head_file} cannot be read ({type(error).__name__}): restore "
+            "it from a backup, or compare with what was exported"
+        ) from error
+
+
+@command.command()
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@since_option
+@until_option
+@json_option
+@site_options
+def export(
+    site: Site,
+    *,
+    out: Path,
+    since: datetime | None,
+    until: datetime | None,
+    as_json: bool,
+) -> None:
+    """Write entries to OUT as syslog lines (RFC 5424) with DICOM audit messages.
+
+    One line each, PS3.15 A.5 XML inside, with the entry's number and hash. Give the
+    file to your collector: what it holds, nobody here can take back. The export is
+    itself an entry.
+    """
+    event = Event(
+        Code.AUDIT_LOG_USED, Action.READ, "audit export", operator(), object_id=out.name
+    )
+    with site.writing.begin() as session:
+        audit.record(session, site.trail, event)
+    with site.reading() as session:
+        found = audit.entries(session, since=_utc(since), until=_utc(until))
+        count = _write(found, out)
+    if as_json:
+        print_json({"file": str(out), "entries": count})
+    else:
+        click.echo(f"{count} entries in {out}")
+
+
+def _write(found: Iterator[Entry], out: Path) -> int:
+    """Write a file whole or not at all."""
+    draft = out.with_name(f".{out.name}.part")
+    count = 0
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            for one in found:
+                file.write(atna.line(one) + "\n")
+                count += 1
+        draft.replace(out)
+    except OSError as error:
+        raise SettingsError(
+            f"{out} cannot be written: {error.strerror}; name another file"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
