@@ -20,6 +20,10 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from dicom_node.findings import Stage
+from training.baselines import clinical, phantom, radiomics
+from training.baselines.features import features
+from training.baselines.patch import of_phantom
+from training.baselines.phantom import Draw
 from training.config import DEFAULT, RANDOM, Recipe
 from training.datasets import LabelledCrops, from_phantom, measure
 from training.heads import average_features, fit_head
@@ -27,8 +31,10 @@ from training.learning import pretrained, starting_weights
 from training.loop import built, determinism
 from training.phantom import law as laws
 from training.phantom.anatomy import Level
+from training.phantom.crops import subjects
 from training.phantom.law import CohortLaw, Patients
 from training.statistics.auc import auc
+from training.statistics.auc import compare as delong
 from worker.manifest import Preprocessing
 
 Scores = NDArray[np.float64]
@@ -38,7 +44,10 @@ COHORTS: Final = ("internal", "ext1", "ext2")
 TARGETS: Final = {"internal": 0.83, "ext1": 0.76, "ext2": 0.73}
 BEST: Final = "Best possible (latents known)"
 SIZE: Final = "Size alone"
+LOGISTIC: Final = "logistic regression"
 RESNET: Final = "ResNet18"
+RADIOMICS: Final = "Radiomics, logistic regression"
+CLINICAL: Final = "Clinical model"
 UNTRAINED: Final = "ResNet18, untrained trunk"
 PERMUTED: Final = "ResNet18, permuted labels"
 TEST_SEED: Final = 900_000
@@ -64,6 +73,7 @@ class Drawn:
     """Patients of one law, with their crops; `name` tells draws apart."""
 
     name: str
+    seed: int
     patients: Patients
     crops: LabelledCrops
 
@@ -79,7 +89,8 @@ Fit = Callable[[Drawn, int], Judge]
 class Row:
     """AUC of one model on one law: mean and SD over training draws.
 
-    `share` is the mean as a part of the best possible AUC.
+    `share` is the mean as a part of the best possible AUC. `p` are DeLong's two-sided
+    P values, one for each draw, that the network's AUC is the same on these cases.
     """
 
     model: str
@@ -88,6 +99,7 @@ class Row:
     sd: float
     draws: int
     share: float
+    p: tuple[float, ...] = ()
 
 
 def draw(size: Size, tick: Tick) -> tuple[list[Drawn], list[Drawn]]:
@@ -107,7 +119,7 @@ def draw(size: Size, tick: Tick) -> tuple[list[Drawn], list[Drawn]]:
 
 def _drawn(name: str, law: CohortLaw, n: int, seed: int, tick: Tick) -> Drawn:
     patients = laws.draw(law, n, seed)
-    return Drawn(name, patients, from_phantom(patients, seed, Level.BENCH, tick))
+    return Drawn(name, seed, patients, from_phantom(patients, seed, Level.BENCH, tick))
 
 
 class FrozenTrunk:
@@ -153,6 +165,49 @@ class FrozenTrunk:
         return self._known[key]
 
 
+class Radiomics:
+    """Features of the marked pixels, measured once for every draw, and a regression."""
+
+    def __init__(self, tick: Tick = lambda: None) -> None:
+        self.tick = tick
+        self._known: dict[str, Scores] = {}
+
+    def fit(self, learn: Drawn, seed: int) -> Judge:
+        """Select and fit on the training draw."""
+        del seed
+        model = radiomics.fitted(
+            LOGISTIC, self._features(learn), learn.crops.sln.numpy()
+        )
+        return lambda fresh: model(self._features(fresh))
+
+    def _features(self, drawn: Drawn) -> Scores:
+        if drawn.name not in self._known:
+            measured = []
+            for subject in subjects(drawn.patients, drawn.seed, Level.BENCH):
+                measured.append(list(features(of_phantom(subject)).values()))
+                self.tick()
+            self._known[drawn.name] = np.array(measured)
+        return self._known[drawn.name]
+
+
+def fit_clinical(learn: Drawn, seed: int) -> Judge:
+    """Fit the clinical model on the variables of a training draw."""
+    del seed
+
+    def judge(fresh: Drawn) -> Scores:
+        laws_of = [
+            (one.patients.law, len(one.patients), one.seed) for one in (learn, fresh)
+        ]
+        drawn = phantom.cases([Draw(*one) for one in laws_of], Level.BENCH)
+        (scored,) = clinical.score(drawn, Stage.SLN)
+        part = scored.cohort(fresh.patients.law.name)
+        if part is None:
+            raise ValueError(f"{fresh.name} has no scores")
+        return part.probabilities
+
+    return judge
+
+
 def contenders(recipe: Recipe, tick: Tick) -> dict[str, Fit]:
     """Return the network of a recipe and its controls, by name."""
     trunk = FrozenTrunk(recipe, tick)
@@ -161,6 +216,8 @@ def contenders(recipe: Recipe, tick: Tick) -> dict[str, Fit]:
     )
     return {
         RESNET: trunk.fit,
+        RADIOMICS: Radiomics(tick).fit,
+        CLINICAL: fit_clinical,
         UNTRAINED: FrozenTrunk(untrained, tick).fit,
         PERMUTED: trunk.fit_permuted,
         SIZE: lambda _, __: lambda fresh: np.log(fresh.patients.size),
@@ -179,11 +236,23 @@ def compare(
         name: [fit(one, seed + number) for number, one in enumerate(learn)]
         for name, fit in models.items()
     }
+    network: dict[str, list[Scores]] = {}
     for model, fitted in judges.items():
         for one in fresh:
-            areas = [_auc(one, judge(one)) for judge in fitted]
+            scores = [judge(one) for judge in fitted]
+            if model == RESNET:
+                network[one.name] = scores
+            areas = [_auc(one, each) for each in scores]
             mean, sd = float(np.mean(areas)), _sd(areas)
-            yield Row(model, one.name, mean, sd, len(areas), mean / best[one.name])
+            p = () if model == RESNET else _p(one, network.get(one.name, []), scores)
+            share = mean / best[one.name]
+            yield Row(model, one.name, mean, sd, len(areas), share, p)
+
+
+def _p(drawn: Drawn, network: list[Scores], others: list[Scores]) -> tuple[float, ...]:
+    labels = drawn.patients.sln.astype(np.int64)
+    pairs = zip(network, others, strict=False)
+    return tuple(delong(labels, first, second).p for first, second in pairs)
 
 
 def _auc(drawn: Drawn, scores: Scores) -> float:

@@ -52,13 +52,14 @@ def bench_command(  # noqa: PLR0913, PLR0917 - one parameter per option of the c
     if as_json:
         click.echo(bench.as_json(rows, size), nl=False)
     else:
-        Console(width=100).print(_table(rows, size))
+        Console(width=120).print(_table(rows, size))
 
 
 def _table(rows: list[Row], size: Size) -> Table:
     table = Table(
         title=f"SLN AUC, n = {size.cases}, mean and SD of {size.draws} draws, "
-        f"{size.fresh} fresh cases (part of the best possible)"
+        f"{size.fresh} fresh cases (part of the best possible); P: DeLong against the "
+        "network, the largest of the draws"
     )
     table.add_column("Model")
     for cohort in COHORTS:
@@ -71,4 +72,5 @@ def _table(rows: list[Row], size: Size) -> Table:
 
 def _cell(row: Row) -> str:
     spread = f" ± {row.sd:.3f}" if row.draws > 1 else ""
-    return f"{row.mean:.3f}{spread} ({row.share:.0%})"
+    said = f"{row.mean:.3f}{spread} ({row.share:.0%})"
+    return f"{said}, P <= {max(row.p):.1g}" if row.p else said
