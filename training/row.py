@@ -46,6 +46,8 @@ LABELS: Final = {
 }
 WRITTEN: Final = {0: "0", 1: "1", UNKNOWN: "unknown"}
 COHORTS: Final = {"development": TRAINING, "holdout": INTERNAL}
+SIZE_CUT_CM: Final = 2.0
+"""T1 reaches up to and including it; strata, tables and subgroups divide here."""
 
 
 def _label(text: object) -> object:

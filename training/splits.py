@@ -25,9 +25,9 @@ from training.leakage import (
     check_development,
     check_pixels,
 )
+from training.row import SIZE_CUT_CM
 
 SPLITS_NAME: Final = "splits.json"
-SMALL_CM: Final = 2.0
 METHOD: Final = "StratifiedGroupKFold by patient, strata SLN x size <= 2 cm"
 
 
@@ -137,7 +137,7 @@ def draw(rows: Sequence[CohortRow], order: Order) -> Splits:
 
 def _stratum(row: CohortRow) -> int:
     """Return the stratum of a case; an unknown size counts as a small one."""
-    return 2 * row.sln + int((row.size_cm or 0.0) > SMALL_CM)
+    return 2 * row.sln + int((row.size_cm or 0.0) > SIZE_CUT_CM)
 
 
 def check(splits: Splits, rows: Sequence[CohortRow]) -> None:
