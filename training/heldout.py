@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training.datasets import CROP
-from training.row import SIZE_CUT_CM, CohortRow
+from training.row import HOLDOUT, SIZE_CUT_CM, CohortRow
 from training.snapshot import Snapshot
 from worker.cascade import StageModel, score
 from worker.manifest import Preprocessing
@@ -22,7 +22,6 @@ from worker.preprocess import centre, standardise
 from worker.weights import load_stage
 
 CPU: Final = torch.device("cpu")
-HOLDOUT: Final = "holdout"
 
 
 @dataclass(frozen=True, slots=True)
