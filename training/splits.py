@@ -121,7 +121,8 @@ def draw(rows: Sequence[CohortRow], order: Order) -> Splits:
         except ValueError as error:
             raise SettingsError(
                 f"{len(known)} development cases with a known SLN label cannot be "
-                f"divided into {order.folds} folds: {error}"
+                f"divided into {order.folds} folds: fill the column sln, use fewer "
+                "--folds, or a larger cohort"
             ) from error
     for fold, (_, aside) in enumerate(parts, start=1):
         fold_of |= {known[row].case_id: fold for row in aside.tolist()}
