@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from dicom_node.findings import Proportion, Stage
+from training.policy import POLICY
 from training.row import CohortRow
 from training.scores import CohortScores
 from training.snapshot import Snapshot
@@ -21,8 +22,6 @@ TARGETS = {
 
 
 MIN_CLASS: Final = 2  # a variance needs two
-FEW_SLN_POSITIVE: Final = 400
-"""Below, a stage II model is too uncertain to be promoted by itself."""
 
 MEASURES: Final = (("Age", "age", "years"), ("Tumour size", "size_cm", "cm"))
 CATEGORIES: Final = (
@@ -182,7 +181,7 @@ def _area(area: AucInterval) -> str:
 def _few(manifest: Manifest, background: Background | None) -> str:
     if manifest.stage is not Stage.NSLN or background is None:
         return ""
-    if background.cases >= FEW_SLN_POSITIVE:
+    if background.cases >= POLICY.nsln_automatic:
         return ""
     return (
         f"\n* **It learned from {background.cases} SLN-positive cases only** "

@@ -10,7 +10,7 @@ chosen by, measures once whether that holds.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -72,10 +72,12 @@ def cases_of(rows: Sequence[CohortRow], crops: LabelledCrops, stage: Stage) -> C
         for row in rows
     ]
     chosen = [row for row, keep in zip(rows, known, strict=True) if keep]
+    keys = np.array([row.patient_key for row in chosen], dtype=np.str_)
+    patients = np.unique(keys, return_inverse=True)[1].astype(np.int64)
     return Cases(
         case_ids=tuple(row.case_id for row in chosen),
         pixels=tuple(row.pixel_sha256 for row in chosen),
-        data=crops.for_stage(stage),
+        data=replace(crops.for_stage(stage), patients=patients),
     )
 
 

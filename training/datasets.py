@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from dicom_node.findings import Stage
 from training.phantom.anatomy import Level
@@ -23,11 +23,13 @@ class StageSet:
     """What one stage learns from: crops (n, 70, 70) and labels (n,) of 0 and 1.
 
     `sides` (n, 2) are width and height of the rectangles in mm, where they are known.
+    `patients` (n,) has one number for each patient; None: each case is of another.
     """
 
     crops: torch.Tensor
     labels: torch.Tensor
     sides: torch.Tensor | None = None
+    patients: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -42,7 +44,16 @@ class StageSet:
         """Return the cases at these rows."""
         chosen = torch.from_numpy(rows)
         sides = None if self.sides is None else self.sides[chosen]
-        return StageSet(self.crops[chosen], self.labels[chosen], sides)
+        patients = None if self.patients is None else self.patients[rows]
+        return StageSet(self.crops[chosen], self.labels[chosen], sides, patients)
+
+    @property
+    def repeated(self) -> NDArray[np.int64] | None:
+        """`patients`, None where nobody has two cases and cases may be dealt alone."""
+        patients = self.patients
+        if patients is None or len(np.unique(patients)) == len(patients):
+            return None
+        return patients
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +99,20 @@ def from_phantom(
 
 
 def split(data: StageSet, share: float, seed: int) -> tuple[StageSet, StageSet]:
-    """Set a share of the cases aside, with the same prevalence in both parts.
+    """Set a share of the cases aside, with about the same prevalence in both parts.
+
+    No patient lies in both.
 
     Raises:
         ValueError: A class has too few cases for both parts.
     """
+    if data.repeated is not None:
+        folds = StratifiedGroupKFold(
+            max(round(1 / share), 2), shuffle=True, random_state=seed
+        )
+        labels = data.labels.numpy()
+        kept, aside = next(folds.split(labels, labels, data.repeated))
+        return data.take(kept), data.take(aside)
     kept, aside = train_test_split(
         np.arange(len(data), dtype=np.int64),
         test_size=share,

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from training.flowchart import cohort_names
-from training.row import CohortRow
+from training.row import SIZE_CUT_CM, CohortRow
 
-SIZE_CUT_CM: Final = 2.0
 FEW_EXPECTED: Final = 5
 DRAWS: Final = 9999
 SEED: Final = 1

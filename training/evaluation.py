@@ -24,6 +24,7 @@ from training.baselines import comparators, patch
 from training.crossval import Cases, cases_of
 from training.loop import determinism
 from training.publish import libraries
+from training.row import DEVELOPMENT
 from training.runs import OutOfFold, Record
 from training.scores import (
     INTERNAL,
@@ -98,9 +99,7 @@ def subject(run: Path) -> Subject:
 
 def scored(cohort: Snapshot, stage: Stage) -> dict[str, Cases]:
     """Return the cases of every cohort but the training one, by name, in order."""
-    tested = [
-        at for at, row in enumerate(cohort.rows) if row.role != leakage.DEVELOPMENT
-    ]
+    tested = [at for at, row in enumerate(cohort.rows) if row.role != DEVELOPMENT]
     texts = cohort.cases
     named = {at: baselines.cohort_of(texts[at]) for at in tested}
     ordered = sorted(set(named.values()), key=lambda name: (name != INTERNAL, name))

@@ -23,6 +23,7 @@ from training.loop import Around, determinism
 from training.parts import Part, Result
 from training.preparation import MODEL_NAMES, Prepared
 from training.publish import Origin
+from training.row import DEVELOPMENT
 from training.runs import Record
 from training.splits import Order
 from training.team import Team
@@ -78,7 +79,7 @@ def carry_out(
 
 def _begin(prepared: Prepared) -> None:
     order = Order(prepared.cohort.id, prepared.wish.folds, prepared.wish.recipe.seed)
-    rows = prepared.cohort.of_role("development").rows
+    rows = prepared.cohort.of_role(DEVELOPMENT).rows
     splits.obtain(runs.splits_path(prepared.run), rows, order)
     if not (prepared.run / runs.RECORD_NAME).exists():
         runs.write(prepared.run, _record(prepared))

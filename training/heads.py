@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from training.config import Recipe
 from training.datasets import StageSet
@@ -58,7 +58,7 @@ def attach_head(
     `tick` is called `head_steps` times. The network is left in eval mode.
     """
     features = average_features(network, data.crops, spec, recipe, tick)
-    head = fit_head(features, data.labels.numpy(), recipe.seed)
+    head = fit_head(features, data.labels.numpy(), recipe.seed, patients=data.repeated)
     with torch.no_grad():
         network.fc.weight.copy_(torch.from_numpy(head.weight))
         network.fc.bias.copy_(torch.from_numpy(head.bias))
@@ -106,6 +106,7 @@ def fit_head(
     labels: NDArray[np.int64],
     seed: int,
     penalties: tuple[float, ...] = PENALTIES,
+    patients: NDArray[np.int64] | None = None,
 ) -> Head:
     """Fit an L2-penalised logistic regression on standardised features.
 
@@ -114,8 +115,9 @@ def fit_head(
         labels: (n,) of 0 and 1.
         seed: Deals the cases to the inner folds.
         penalties: To choose from by the inner folds' log loss; of equals the largest.
+        patients: (n,) numbers; cases of one lie in one inner fold. None: all differ.
     """
-    penalty = choose_penalty(features, labels, seed, penalties)
+    penalty = choose_penalty(features, labels, seed, penalties, patients)
     weight, bias = _fit(features, labels, penalty)
     both = np.empty((2, len(weight) + 1))
     both[POSITIVE] = np.append(weight, bias) / 2
@@ -128,20 +130,40 @@ def choose_penalty(
     labels: NDArray[np.int64],
     seed: int,
     penalties: tuple[float, ...] = PENALTIES,
+    patients: NDArray[np.int64] | None = None,
 ) -> float:
-    """Return the penalty with the least log loss over inner stratified folds."""
+    """Return the penalty with the least log loss over inner stratified folds.
+
+    Where a class has one patient no fold can be left out: the largest is taken.
+    """
     if len(penalties) == 1:
         return penalties[0]
-    folds = min(FOLDS, int(np.bincount(labels, minlength=2).min()))
-    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed)
     losses = np.zeros(len(penalties))
-    for learn, aside in dealt.split(features, labels):
+    for learn, aside in inner_folds(labels, patients, seed):
         for index, penalty in enumerate(penalties):
             weight, bias = _fit(features[learn], labels[learn], penalty)
             scores = features[aside] @ weight + bias
             chances = 1 / (1 + np.exp(-np.clip(scores, -500, 500)))
             losses[index] += log_loss(labels[aside], chances, labels=[0, 1])
     return penalties[int(np.flatnonzero(losses <= losses.min() + 1e-12)[-1])]
+
+
+def inner_folds(
+    labels: NDArray[np.int64], patients: NDArray[np.int64] | None, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return rows to learn from and rows left aside; the former hold both classes."""
+    groups = np.arange(len(labels)) if patients is None else patients
+    rarer = min(len(np.unique(groups[labels == label])) for label in (0, 1))
+    folds = min(FOLDS, rarer)
+    if folds < 2:  # noqa: PLR2004 - nothing would be left to learn from
+        return []
+    kind = StratifiedKFold if patients is None else StratifiedGroupKFold
+    dealt = kind(folds, shuffle=True, random_state=seed)
+    return [
+        (learn, aside)
+        for learn, aside in dealt.split(labels, labels, patients)
+        if len(np.unique(labels[learn])) > 1
+    ]
 
 
 def _fit(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training.datasets import CROP
-from training.row import CohortRow
+from training.row import HOLDOUT, SIZE_CUT_CM, CohortRow
 from training.snapshot import Snapshot
 from worker.cascade import StageModel, score
 from worker.manifest import Preprocessing
@@ -22,8 +22,6 @@ from worker.preprocess import centre, standardise
 from worker.weights import load_stage
 
 CPU: Final = torch.device("cpu")
-HOLDOUT: Final = "holdout"
-LARGE_CM: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def labels_of(rows: tuple[CohortRow, ...], stage: Stage) -> list[int]:
 def _size(row: CohortRow) -> str:
     if row.size_cm is None:
         return ""
-    return "> 2 cm" if row.size_cm > LARGE_CM else "<= 2 cm"
+    return "> 2 cm" if row.size_cm > SIZE_CUT_CM else "<= 2 cm"
 
 
 def _identify(rows: tuple[CohortRow, ...], stage: Stage) -> str:

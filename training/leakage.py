@@ -11,9 +11,9 @@ import torch
 
 from dicom_node.errors import SettingsError
 from training.cohort import CohortRow
+from training.row import DEVELOPMENT
 
 MAX_NAMED = 5
-DEVELOPMENT = "development"
 SAME_PATIENT = "are of one patient"
 
 

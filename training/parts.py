@@ -55,6 +55,7 @@ class Part:
     start: dict[str, NDArray[np.generic]]
     crops: NDArray[np.float32]
     labels: NDArray[np.int64]
+    patients: NDArray[np.int64] | None
     aside_crops: NDArray[np.float32]
     aside_labels: NDArray[np.int64]
 
@@ -86,7 +87,7 @@ def plan(
         f"fold-{fold}": (np.flatnonzero(folds != fold), np.flatnonzero(folds == fold))
         for fold in range(1, int(folds.max()) + 1)
     }
-    crops, labels = data.crops.numpy(), data.labels.numpy()
+    crops, labels, patients = data.crops.numpy(), data.labels.numpy(), data.patients
     return [
         Part(
             name=name,
@@ -98,6 +99,7 @@ def plan(
             },
             crops=crops[kept],
             labels=labels[kept],
+            patients=None if patients is None else patients[kept],
             aside_crops=crops[aside],
             aside_labels=labels[aside],
         )
@@ -210,7 +212,7 @@ class _Followed:
 def _train(part: Part, team: Team, follow: Follow) -> None:
     crops, labels = torch.from_numpy(part.crops), torch.from_numpy(part.labels)
     aside = torch.from_numpy(part.aside_crops)
-    data = StageSet(crops, labels)
+    data = StageSet(crops, labels, patients=part.patients)
     spec = measure(data)
     disk = OnDisk(part.folder)
 

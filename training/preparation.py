@@ -16,6 +16,7 @@ from training.crossval import Cases, Development, cases_of, development
 from training.learning import Start, pretrained, starting_weights
 from training.parts import ALL, weights_of
 from training.publish import libraries
+from training.row import DEVELOPMENT, HOLDOUT
 from training.runs import Key
 from training.snapshot import Snapshot
 from training.splits import Order, Splits
@@ -26,7 +27,6 @@ from worker.manifest import Manifest
 from worker.weights import load_stage
 
 MODEL_NAMES: Final = {Stage.SLN: "resnet18-sln", Stage.NSLN: "resnet18-nsln"}
-HOLDOUT: Final = "holdout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def prepare(wish: Wish, cohort: Snapshot, team: Team) -> Prepared:
     leakage.check_patients(cohort.rows)
     roles = {row.case_id: f"role {row.role}" for row in cohort.rows}
     leakage.check_pixels(cohort.rows, roles)
-    developing = cohort.of_role(leakage.DEVELOPMENT)
+    developing = cohort.of_role(DEVELOPMENT)
     order = Order(cohort.id, wish.folds, wish.recipe.seed)
     known = runs.family(wish.out, order) / splits.SPLITS_NAME
     drawn = (

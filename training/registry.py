@@ -19,6 +19,7 @@ from training import features, gate, golden, lineage
 from training.gate import Contender, Evidence, Learned, Report
 from training.heldout import HeldOut, held_out, labels_of, probabilities
 from training.lineage import Lineage
+from training.row import DEVELOPMENT
 from training.site import Site
 from training.snapshot import Snapshot
 from worker import models, outcomes, registry
@@ -29,7 +30,6 @@ from worker.registry import Change, Decision, ModelVersion
 from worker.tables import ActivationKind
 
 YEAR: Final = timedelta(days=365)
-DEVELOPMENT: Final = "development"
 
 
 class PromotionRefusedError(StateError):

@@ -45,7 +45,11 @@ LABELS: Final = {
     **dict.fromkeys(("unknown", ""), UNKNOWN),
 }
 WRITTEN: Final = {0: "0", 1: "1", UNKNOWN: "unknown"}
-COHORTS: Final = {"development": TRAINING, "holdout": INTERNAL}
+DEVELOPMENT: Final = "development"
+HOLDOUT: Final = "holdout"
+COHORTS: Final = {DEVELOPMENT: TRAINING, HOLDOUT: INTERNAL}
+SIZE_CUT_CM: Final = 2.0
+"""T1 reaches up to and including it; strata, tables and subgroups divide here."""
 
 
 def _label(text: object) -> object:

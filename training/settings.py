@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from dicom_node.settings import Listed
+from training.config import PRESETS
 from training.policy import Policy
 from worker.settings import WorkerSettings
 
@@ -62,6 +63,13 @@ class TrainingSettings(WorkerSettings):
     def _is_cron(cls, value: str) -> str:
         if len(value.split()) != CRON_FIELDS:
             raise ValueError("is not a schedule of five fields, as 0 2 * * *")
+        return value
+
+    @field_validator("retrain_recipe")
+    @classmethod
+    def _is_a_preset(cls, value: str) -> str:
+        if value not in PRESETS:
+            raise ValueError(f"is none of {', '.join(sorted(PRESETS))}")
         return value
 
     @model_validator(mode="after")

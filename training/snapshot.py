@@ -35,7 +35,7 @@ from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
 from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
-from training.row import COLUMNS, cells
+from training.row import COLUMNS, DEVELOPMENT, cells
 from training.stage_one import StageOne
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -435,7 +435,7 @@ def demand_both_classes(found: Snapshot, stage: Stage) -> None:
     Raises:
         SettingsError: With the counts, and what is missing.
     """
-    learn = found.of_role("development").crops.for_stage(stage)
+    learn = found.of_role(DEVELOPMENT).crops.for_stage(stage)
     positives = int(learn.labels.sum())
     if learn.rarer == 0:
         raise SettingsError(

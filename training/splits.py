@@ -25,9 +25,9 @@ from training.leakage import (
     check_development,
     check_pixels,
 )
+from training.row import SIZE_CUT_CM
 
 SPLITS_NAME: Final = "splits.json"
-SMALL_CM: Final = 2.0
 METHOD: Final = "StratifiedGroupKFold by patient, strata SLN x size <= 2 cm"
 
 
@@ -121,7 +121,8 @@ def draw(rows: Sequence[CohortRow], order: Order) -> Splits:
         except ValueError as error:
             raise SettingsError(
                 f"{len(known)} development cases with a known SLN label cannot be "
-                f"divided into {order.folds} folds: {error}"
+                f"divided into {order.folds} folds: fill the column sln, use fewer "
+                "--folds, or a larger cohort"
             ) from error
     for fold, (_, aside) in enumerate(parts, start=1):
         fold_of |= {known[row].case_id: fold for row in aside.tolist()}
@@ -137,7 +138,7 @@ def draw(rows: Sequence[CohortRow], order: Order) -> Splits:
 
 def _stratum(row: CohortRow) -> int:
     """Return the stratum of a case; an unknown size counts as a small one."""
-    return 2 * row.sln + int((row.size_cm or 0.0) > SMALL_CM)
+    return 2 * row.sln + int((row.size_cm or 0.0) > SIZE_CUT_CM)
 
 
 def check(splits: Splits, rows: Sequence[CohortRow]) -> None:

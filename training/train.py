@@ -90,8 +90,8 @@ def check_enough(stage: Stage, name: str, part: StageSet) -> None:
         positives = int(part.labels.sum())
         raise SettingsError(
             f"{stage}: {part.rarer} {name} cases of the rarer class ({positives} "
-            f"positive of {len(part)}), at least {MIN_RARER} are needed: use a larger "
-            "cohort"
+            f"positive of {len(part)}), at least {MIN_RARER} are needed: check the "
+            "labels, or use a larger cohort"
         )
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from dicom_node.errors import SettingsError, TransientError
 from training import snapshot
-from training.heldout import HOLDOUT
+from training.row import HOLDOUT
 from training.snapshot import Snapshot
 
 POLL_S: Final = 0.5

@@ -5,8 +5,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from training import heads
 from training.config import DEFAULT
-from training.datasets import CROP, StageSet
+from training.datasets import CROP, StageSet, split
 from training.heads import (
     PENALTIES,
     attach_head,
@@ -114,3 +115,29 @@ def test_views_turn_and_mirror(fitted):
     )
 
     np.testing.assert_allclose(first, other, rtol=1e-4, atol=1e-5)
+
+
+def test_both_breasts_of_a_patient_lie_in_one_inner_fold():
+    rng = np.random.default_rng(2)
+    patients = np.repeat(np.arange(40), 2)
+    labels = np.repeat(rng.permutation(40) % 3 == 0, 2).astype(np.int64)
+    data = StageSet(torch.zeros(80, 1, 1), torch.from_numpy(labels), None, patients)
+
+    for learn, aside in heads.inner_folds(labels, data.repeated, 1):
+        assert not set(patients[learn]) & set(patients[aside])
+        assert len(np.unique(labels[learn])) == 2
+    kept, aside = split(data, 0.2, 1)
+    assert not set(kept.patients) & set(aside.patients)
+    assert len(kept) + len(aside) == 80
+
+    # What tells patients apart, and nothing else, is no reason for a weak penalty.
+    features = np.repeat(np.eye(40), 2, axis=0) + rng.normal(0, 0.01, (80, 40))
+    fit = fit_head(features, labels, 1, patients=data.repeated)
+    assert fit.penalty > fit_head(features, labels, 1).penalty
+
+
+def test_one_case_of_a_class_leaves_no_inner_fold_and_takes_the_largest_penalty():
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    labels = (np.arange(20) == 0).astype(np.int64)
+
+    assert fit_head(features, labels, 1).penalty == PENALTIES[-1]

@@ -353,19 +353,18 @@ registry.publish(Path(sys.argv[1]), site, None, Decision("t", now()))
 @pytest.mark.parametrize("after_s", [0.05, 0.4, 1.2])
 def test_a_killed_publish_leaves_all_or_nothing(site, made, data, after_s):
     source = made / "made-sln" / "1"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(source)],
         env={**os.environ, "SENTINODE_DATA_DIR": str(site.settings.data_dir)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("\n")
-    process.stdin.flush()
-    time.sleep(after_s)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(after_s)
+        process.send_signal(signal.SIGKILL)
 
     assert len(models.installed(site.models)) in {0, 1}
     registry.publish(source, site, data, by())  # doing it again completes it

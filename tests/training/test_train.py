@@ -303,7 +303,7 @@ def test_a_preset_without_a_feature_gate_says_why(task, trained, tmp_path):
 
 def test_the_presets_for_real_data_measure_features_and_the_demo_does_not():
     on = {name: recipe.feature_gate for name, recipe in PRESETS.items()}
-    assert on == {"paper": True, "default": True, "demo": False}
+    assert on == {"paper": True, "default": True, "demo": False, "ci": True}
 
 
 def test_the_same_weights_with_another_gate_are_published_anew(trained, tmp_path):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training.baselines.patch import Patch, read
+from training.row import DEVELOPMENT, HOLDOUT
 from training.scores import (
     INTERNAL,
     TRAINING,
@@ -30,8 +31,6 @@ Rows = NDArray[np.intp]
 Predict = Callable[[Rows], NDArray[np.float64]]
 Fit = Callable[[Rows], Predict]
 
-DEVELOPMENT: Final = "development"
-HOLDOUT: Final = "holdout"
 SENSITIVITY: Final = 0.9
 MIN_CLASS: Final = 5
 """Cases of each class outside a fold, below which nothing can be learnt."""

@@ -14,7 +14,7 @@ from training.baselines.patch import Patch, of_phantom
 from training.phantom import law as laws
 from training.phantom.anatomy import Level, Subject
 from training.phantom.crops import subjects
-from training.row import WRITTEN
+from training.row import DEVELOPMENT, WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _folds(rows: Sequence[Row], folds: int) -> dict[str, int]:
         mine = [
             row["case_id"]
             for row in rows
-            if row["role"] == "development" and row["sln"] == label
+            if row["role"] == DEVELOPMENT and row["sln"] == label
         ]
         for place, i in enumerate(rng.permutation(len(mine))):
             fold_of[mine[i]] = 1 + place % folds

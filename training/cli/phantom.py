@@ -23,7 +23,7 @@ ORACLE_CASES: Final = 100_000
 @click.option(
     "--level",
     type=click.Choice(Level, case_sensitive=False),
-    default=Level.BENCH,
+    default=Level.BENCH.value,
     show_default=True,
     help="How plainly the latents show; bench is the benchmark.",
 )

@@ -25,6 +25,7 @@ from training.config import PRESETS, Recipe
 from training.demo_models import summary
 from training.execution import Done
 from training.preparation import Prepared, Wish, prepare
+from training.row import DEVELOPMENT
 from training.team import DEVICES, Team, assemble
 from worker import models
 
@@ -194,7 +195,7 @@ def _foresee(prepared: Prepared, workers: int, team: Team) -> None:
         click.echo(f"  fold {fold}: {len(here)} cases, {int(here.sum())} positive")
     heldout = prepared.heldout.data.labels
     click.echo(f"Held out: {len(heldout)} cases, {int(heldout.sum())} positive")
-    unknown = len(prepared.cohort.of_role("development")) - len(labels)
+    unknown = len(prepared.cohort.of_role(DEVELOPMENT)) - len(labels)
     click.echo(f"Not used: {unknown} development cases without a label of this stage")
     click.echo(f"Starts from: {prepared.origins.words}")
     click.echo(f"Run folder: {prepared.run}")

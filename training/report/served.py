@@ -7,6 +7,7 @@ import torch
 
 from dicom_node.findings import Stage
 from training.report import choice
+from training.row import DEVELOPMENT
 from training.scores import Evaluation
 from training.snapshot import Snapshot
 from worker import models
@@ -63,7 +64,7 @@ def unlabelled(snapshot: Snapshot, served: Served) -> dict[Stage, dict[str, floa
                 model, standardise(centre(snapshot.crops.crops[i], spec), spec)
             ).probability
             for i, row in enumerate(snapshot.rows)
-            if row.role != "development"
+            if row.role != DEVELOPMENT
             and (row.sln if stage is Stage.SLN else row.nsln) < 0
             and (stage is Stage.SLN or row.sln == 1)
         }

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from training.row import SIZE_CUT_CM
 from training.scores import CohortScores
 from training.statistics.auc import (
     AucCases,
@@ -19,7 +20,6 @@ from training.statistics.auc import (
 from training.statistics.confusion import Counts, count
 from training.statistics.consistency import InconsistentNumbersError
 
-SIZE_CUT: Final = 2.0  # cm; T1 up to and including it
 SMALL: Final = "≤2 cm"
 LARGE: Final = ">2 cm"
 UNKNOWN: Final = "unknown"
@@ -60,7 +60,7 @@ def size_class(row: Row) -> str:
     text = cell(row, "size_cm")
     if text == UNKNOWN:
         return UNKNOWN
-    return SMALL if float(text) <= SIZE_CUT else LARGE
+    return SMALL if float(text) <= SIZE_CUT_CM else LARGE
 
 
 def cell(row: Row, name: str) -> str:
