@@ -8,9 +8,11 @@ import time
 
 import pytest
 
-from dicom_node import advice
+from dicom_node import advice, pauses
+from dicom_node.db import now
 from dicom_node.errors import SettingsError
 from dicom_node.study import Reason
+from dicom_node.tables import Pausable
 from tests.monitored import Served, browse, failed_study, held_study, pages_of
 from tests.worker.test_metrics import samples
 from worker.monitor import server as http_server
@@ -119,6 +121,24 @@ def test_the_page_says_what_is_held_and_what_to_do_and_names_nobody(
     for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
         assert str(slices[0][keyword].value) not in answer.text
     assert "<script" not in answer.text
+
+
+def test_what_a_person_paused_is_on_the_page_and_a_metric_without_who_and_why(
+    bench, pages
+):
+    with bench.sessions.begin() as session:
+        pauses.pause(session, Pausable.DELIVERY, "ward of Jane Doe", "anna", now())
+
+    with Served(pages) as served:
+        page = served.get("/").text
+        metrics = samples(served.get("/metrics").text)
+
+    assert "Paused by a person: delivery." in page
+    assert "Jane" not in page
+    assert "anna" not in page
+    assert metrics["sentinode_queue_paused", "delivery"] == 1
+    assert metrics["sentinode_queue_paused", "analysis"] == 0
+    assert '<b class="">0</b>failed' in page  # nothing failed: nothing is red
 
 
 def test_every_reason_has_an_advice():

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from dicom_node import holds, ledger, outbox, pauses
 from dicom_node.db import now
 from dicom_node.errors import StudyNotFoundError, StudyStateError
+from dicom_node.statuses import SendOutcome
 from dicom_node.study import Reason, StudyState, StudyUid
 from dicom_node.tables import Pausable
 from worker import queues
@@ -124,6 +125,26 @@ def test_a_paused_delivery_sends_nothing(bench, study, settings):
     assert (queues.DELIVER, [DESTINATION]) in bench.sent
 
 
+def test_a_pause_ends_a_round_of_deliveries_after_its_batch(
+    bench, study, settings, monkeypatch
+):
+    monkeypatch.setattr(delivery, "BATCH", 1)
+    batches = []
+
+    def send(target, this):
+        batches.append(len(this.files))
+        switch(bench, "pause", Pausable.DELIVERY, "the PACS moves", "anna")
+        for path in this.files:
+            yield SendOutcome(path, None, 0x0000, None)
+
+    monkeypatch.setattr(delivery, "_exchange", send)
+    delivery.deliver(
+        DESTINATION, delivery.Site(bench.sessions, bench.site.spool, settings)
+    )
+
+    assert batches == [1]
+
+
 def test_the_command_line_stops_and_pauses(bench, study, settings, monkeypatch):
     def run(*arguments):
         data_dir = ("--data-dir", str(settings.data_dir))
@@ -133,7 +154,8 @@ def test_the_command_line_stops_and_pauses(bench, study, settings, monkeypatch):
     assert run("studies", "hold", study, "--why", "look").exit_code == 4
     assert run("studies", "hold", "1.2.3", "--why", "look").exit_code == 3
     assert run("studies", "requeue", study).exit_code == 0
-    assert run("queue", "pause", "analysis", "--why", "driver").exit_code == 0
+    paused = run("queue", "pause", "analysis", "--why", "driver", "--json")
+    assert json.loads(paused.stdout) == {"queue": "analysis", "paused": True}
     assert run("queue", "pause", "analysis", "--why", "driver").exit_code == 4
     shown = json.loads(run("queue", "status", "--json").stdout)
     assert shown["analysis"]["queued"] == 1

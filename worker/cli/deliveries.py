@@ -199,8 +199,9 @@ def retry(site: Site, delivery_id: str | None, *, failed: bool, as_json: bool) -
 
 @command.command()
 @click.argument("delivery_id")
+@json_option
 @site_options
-def cancel(site: Site, delivery_id: str) -> None:
+def cancel(site: Site, delivery_id: str, *, as_json: bool) -> None:
     """Do not send DELIVERY_ID any more; `retry` takes it up again.
 
     Refused (exit code 4) once it was sent, and while it is being sent.
@@ -208,7 +209,10 @@ def cancel(site: Site, delivery_id: str) -> None:
     with site.writing.begin() as session:
         outbox.cancel(session, delivery_id, now(), operator())
         _sign(session, site, "deliveries cancel", delivery_id)
-    click.echo("cancelled")
+    if as_json:
+        print_json({"delivery_id": delivery_id, "done": "cancelled"})
+    else:
+        click.echo("cancelled")
 
 
 def _sign(session: Session, site: Site, what: str, delivery_id: str) -> None:

@@ -12,7 +12,7 @@ import click
 
 from dicom_node.errors import SettingsError
 from worker import export
-from worker.cli.context import Site, rfc3339, site_options
+from worker.cli.context import Site, json_option, print_json, rfc3339, site_options
 from worker.export import COLUMNS, Cell, Extract
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
@@ -33,14 +33,16 @@ PARQUET_TYPES: Final = {
 @click.option("--since", type=DAY, help="Results of that day or later, UTC.")
 @click.option("--until", type=DAY, help="Results before that day, UTC.")
 @click.option("--all-versions", is_flag=True, help="Superseded results too.")
+@json_option
 @site_options
-def command(
+def command(  # noqa: PLR0913 - one argument for each option
     site: Site,
     out: Path | None,
     since: datetime | None,
     until: datetime | None,
     *,
     all_versions: bool,
+    as_json: bool,
 ) -> None:
     """Write results as a table, one row each. RESEARCH USE ONLY, not a diagnosis.
 
@@ -48,6 +50,8 @@ def command(
 
     Example: sentinode results export --since 2026-01-01 --out results.parquet
     """
+    if as_json and out is None:
+        raise click.UsageError("--json says what was written: it goes with --out")
     extract = Extract(_utc(since), _utc(until), all_versions)
     with site.reading() as session:
         found = export.rows(session, extract)
@@ -55,7 +59,10 @@ def command(
             _write_csv(found, sys.stdout)
             return
         count = _write_file(found, out)
-    click.echo(f"{count} results in {out}")
+    if as_json:
+        print_json({"file": out, "results": count})
+    else:
+        click.echo(f"{count} results in {out}")
 
 
 def _utc(value: datetime | None) -> datetime | None:

@@ -144,13 +144,17 @@ def _warn_of_threshold(change: Change) -> None:
 
 @command.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@json_option
 @site_options
-def install(site: Site, folder: str) -> None:
+def install(site: Site, folder: str, *, as_json: bool) -> None:
     """Copy a trained model from FOLDER into this installation, digest checked."""
     manifest = models.install(Path(folder), site.settings.models)
     with site.writing.begin() as session:
         signed.configuration(session, site, "models install", manifest.reference)
-    click.echo(f"installed {manifest.reference}; not in service until activated")
+    if as_json:
+        print_json({"installed": manifest.reference, "stage": manifest.stage})
+    else:
+        click.echo(f"installed {manifest.reference}; not in service until activated")
 
 
 @command.command()
@@ -161,6 +165,7 @@ def install(site: Site, folder: str) -> None:
 @click.option("--manifest", is_flag=True, help="Return to the manifest's threshold.")
 @click.option("--reason", required=True, help="Stored with every result.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 @site_options
 def threshold(  # noqa: PLR0913 - one argument for each option
     site: Site,
@@ -170,6 +175,7 @@ def threshold(  # noqa: PLR0913 - one argument for each option
     *,
     manifest: bool,
     yes: bool,
+    as_json: bool,
 ) -> None:
     """Set the site's own operating threshold of a stage, or return to the model's."""
     if manifest == (value is not None):
@@ -184,7 +190,10 @@ def threshold(  # noqa: PLR0913 - one argument for each option
             session, Stage(stage), value, reason, (operator(), now())
         )
         signed.configuration(session, site, "models threshold", stage, meant)
-    click.echo(f"stage {stage}: {meant} from now on")
+    if as_json:
+        print_json({"stage": stage, "threshold": value, "reason": reason})
+    else:
+        click.echo(f"stage {stage}: {meant} from now on")
 
 
 @command.command()

@@ -137,8 +137,9 @@ def _workers(site: Site) -> list[str]:
 @command.command()
 @queue_argument
 @click.option("--why", required=True, metavar="TEXT", help="For whoever finds it so.")
+@json_option
 @site_options
-def pause(site: Site, queue: str, why: str) -> None:
+def pause(site: Site, queue: str, why: str, *, as_json: bool) -> None:
     """Let nothing more of a queue begin; what runs now ends, what comes is stored.
 
     Senders get Success as ever. `doctor` says that a queue is paused.
@@ -150,17 +151,25 @@ def pause(site: Site, queue: str, why: str) -> None:
             raise StateError(f"{queue} is paused already")
         pauses.pause(session, Pausable(queue), why, operator(), now())
         signed.configuration(session, site, "queue pause", queue)
-    click.echo(f"{queue} paused")
+    _say(queue, "paused", as_json=as_json)
 
 
 @command.command()
 @queue_argument
+@json_option
 @site_options
-def resume(site: Site, queue: str) -> None:
+def resume(site: Site, queue: str, *, as_json: bool) -> None:
     """Let a paused queue go on; what waits is taken up at once."""
     with site.writing.begin() as session:
         if Pausable(queue) not in pauses.paused(session):
             raise StateError(f"{queue} is not paused")
         pauses.resume(session, Pausable(queue), operator(), now())
         signed.configuration(session, site, "queue resume", queue)
-    click.echo(f"{queue} goes on")
+    _say(queue, "goes on", as_json=as_json)
+
+
+def _say(queue: str, done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"queue": queue, "paused": done == "paused"})
+    else:
+        click.echo(f"{queue} {done}")

@@ -206,8 +206,9 @@ def _study_of(session: Session, parked: ParkedRecord, uid: str | None) -> StudyR
 @click.command("discard")
 @click.argument("parked_id", type=int)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
 @site_options
-def discard(site: Site, *, parked_id: int, yes: bool) -> None:
+def discard(site: Site, *, parked_id: int, yes: bool, as_json: bool) -> None:
     """Do not record a parked result; it stays in the list as discarded."""
     with site.reading() as session:
         parked = parking.parked_one(session, parked_id)
@@ -220,4 +221,7 @@ def discard(site: Site, *, parked_id: int, yes: bool) -> None:
         for study in rules.studies_of(session, parked.arrived.patients):
             ledger.add_event(session, study.study_uid, "slnd", text, now())
         signed.thing(session, site, "slnd discard", f"parked {parked_id}")
-    click.echo(f"discarded: parked SLND result {parked_id}")
+    if as_json:
+        print_json({"parked_id": parked_id, "done": "discarded"})
+    else:
+        click.echo(f"discarded: parked SLND result {parked_id}")

@@ -9,13 +9,13 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from dicom_node import counters
+from dicom_node import counters, pauses
 from dicom_node.admission import OTHER
 from dicom_node.counters import Counted
 from dicom_node.findings import ParkReason, Pathway
 from dicom_node.settings import AllowedPeer
 from dicom_node.study import Peer, StudyState
-from dicom_node.tables import DeliveryRow, DeliveryState, StudyRow
+from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
 from worker import outcomes
 from worker.metrics import drift
 from worker.metrics.drift import Drift
@@ -69,7 +69,7 @@ class Counts:
     """Counts at one moment; studies are by state and reason ("" without one).
 
     `recent` are studies that received within the last day. Ages are in seconds, 0
-    when nothing waits.
+    when nothing waits. `paused` says of each queue whether a person has paused it.
     """
 
     cases: Mapping[str, int]
@@ -80,6 +80,7 @@ class Counts:
     slnd_parked: Mapping[str, int]
     queue_age_s: float
     delivery_age_s: float
+    paused: Mapping[str, bool]
     counters: Mapping[Counted, int]
     active: tuple[Activation, ...]
     thresholds: Mapping[str, float]
@@ -102,6 +103,7 @@ def look(session: Session, names: Names, at: datetime) -> Counts:
         delivery_age_s=_age(
             session, DeliveryRow.due_since, DeliveryRow.state == DeliveryState.DUE, at
         ),
+        paused=_paused(session),
         counters=_counters(session, names),
         active=tuple(outcomes.activations(session).values()),
         thresholds={
@@ -128,7 +130,13 @@ def document(counts: Counts) -> dict[str, object]:
         "slnd_parked": dict(counts.slnd_parked),
         "queue_age_s": round(counts.queue_age_s, 3),
         "delivery_age_s": round(counts.delivery_age_s, 3),
+        "paused": dict(counts.paused),
     }
+
+
+def _paused(session: Session) -> dict[str, bool]:
+    found = pauses.paused(session)
+    return {str(queue): queue in found for queue in Pausable}
 
 
 def _by(

@@ -125,6 +125,8 @@ def _counts(seen: Counts) -> Iterator[Metric]:
     yield _one("queue_age_seconds", said, seen.queue_age_s)
     said = "For how long the oldest due delivery is due"
     yield _one("delivery_age_seconds", said, seen.delivery_age_s)
+    paused = [((name,), float(is_paused)) for name, is_paused in seen.paused.items()]
+    yield _gauge("queue_paused", "1 while a person has paused it", ("queue",), paused)
 
 
 def _callers(seen: Counts) -> Iterator[Metric]:

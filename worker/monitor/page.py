@@ -63,7 +63,7 @@ def document(status: Status) -> str:
     parts = [_head(status), _checks(status.checks)]
     counts = status.view.counts
     if counts is not None:
-        parts += [_tiles(counts), _stuck(counts), _deliveries(counts)]
+        parts += [_paused(counts), _tiles(counts), _stuck(counts), _deliveries(counts)]
     parts += [_models(status.view.models), _places(status.view)]
     if counts is not None:
         parts.append(_drift(counts))
@@ -100,12 +100,25 @@ def _checks(checks: Sequence[Check]) -> str:
     return section("ready-checks", "Dependencies", ("check", "", "detail"), rows)
 
 
+def _paused(counts: Counts) -> str:
+    """Say what is paused; who did it and why is for `queue status`, not for a page."""
+    names = [name for name, is_paused in counts.paused.items() if is_paused]
+    if not names:
+        return ""
+    todo = how("See `sentinode queue status`; go on: `sentinode queue resume`.")
+    return (
+        f'<p id="paused"><b class="bad">Paused by a person: {escape(", ".join(names))}.'
+        f"</b> {todo}</p>"
+    )
+
+
 def _tiles(counts: Counts) -> str:
     by_state: dict[str, int] = {}
     for (state, _), count in counts.recent.items():
         by_state[state] = by_state.get(state, 0) + count
     tiles = [
-        _tile(state, str(n), CLASSES.get(state, "")) for state, n in by_state.items()
+        _tile(state, str(n), CLASSES.get(state, "") if n else "")
+        for state, n in by_state.items()
     ]
     tiles.append(_tile("oldest in queue", span(counts.queue_age_s)))
     inner = "".join(tiles)

@@ -102,17 +102,20 @@ def deliver(destination: str, site: Site) -> None:
     The bytes are those that were frozen with the result. A second message finds the
     deliveries claimed or sent, and does nothing. Each outcome is committed as it
     comes, so a process killed half-way repeats at most one object, which the peer
-    recognises by its SOP Instance UID. While the queue is paused nothing is sent.
+    recognises by its SOP Instance UID. While the queue is paused nothing is sent: a
+    pause ends the round after its batch.
     """
-    with site.sessions() as session:
-        if Pausable.DELIVERY in pauses.paused(session):
-            return
     target = parse_destination(destination)
     end_at = site.clock() + site.settings.delivery_time_limit * SHARE_OF_TIME
-    while _send_due(target, site, end_at):
+    while not _is_paused(site) and _send_due(target, site, end_at):
         pass
-    if isinstance(target, Peer):
+    if isinstance(target, Peer) and not _is_paused(site):
         _ask_commitment(target, site)
+
+
+def _is_paused(site: Site) -> bool:
+    with site.sessions() as session:
+        return Pausable.DELIVERY in pauses.paused(session)
 
 
 def _send_due(target: Destination, site: Site, end_at: datetime) -> bool:
