@@ -28,11 +28,12 @@ class Admission:
     allow: tuple[AllowedPeer, ...]
     pacs: tuple[Peer, ...]
     own: str = ""
+    monitors: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: NodeSettings) -> "Admission":
         """Return who may call by the settings."""
-        return cls(settings.allow, settings.pacs, settings.aet)
+        return cls(settings.allow, settings.pacs, settings.aet, settings.monitors)
 
     def admits(self, calling_ae: str, address: str) -> bool:
         """Say whether a call by this AE title from this IP address is admitted."""
@@ -52,14 +53,19 @@ class Admission:
         return title if title in titles | {self.own} else OTHER
 
     def may_verify(self, calling_ae: str, address: str) -> bool:
-        """Say whether this is our own check of health: C-ECHO from this very host."""
-        return calling_ae.strip() == self.own and unmapped(address).is_loopback
+        """Say whether this is our own check of health, from this host or a monitor."""
+        if calling_ae.strip() != self.own:
+            return False
+        source = unmapped(address)
+        return source.is_loopback or any(
+            str(source) in _addresses(host) for host in self.monitors
+        )
 
 
 def _addresses(host: str) -> Sequence[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        log.warning("the host of a PACS cannot be resolved", extra={"host": host})
+        log.warning("the host of a peer cannot be resolved", extra={"host": host})
         return []
     return [str(unmapped(str(entry[4][0]))) for entry in found]

@@ -159,7 +159,9 @@ class NodeSettings(BaseSettings):
     """Settings of the DICOM edge, read once at the entry of a process.
 
     `data_dir` holds everything that outlives a process. Without `allow` only the
-    AE titles of `pacs` are admitted, from the addresses of their hosts. A study is
+    AE titles of `pacs` are admitted, from the addresses of their hosts. The hosts in
+    `monitors` may ask under our own AE title, by C-ECHO alone, whether the listener is
+    well; they find it by `host`. A study is
     complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
@@ -189,6 +191,7 @@ class NodeSettings(BaseSettings):
     allow: Annotated[
         tuple[AllowedText, ...], NoDecode, BeforeValidator(split_list)
     ] = ()
+    monitors: Annotated[tuple[str, ...], NoDecode, Listed] = ()
     quiet_period: timedelta = timedelta(seconds=120)
     quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
         default_factory=dict

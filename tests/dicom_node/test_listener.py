@@ -19,6 +19,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import split_dataset
 
 from dicom_node import counters, db, ledger, outbox
+from dicom_node.admission import Admission
 from dicom_node.counters import Counted
 from dicom_node.findings import Document
 from dicom_node.ledger import Association
@@ -141,6 +142,22 @@ def test_our_own_check_of_health_is_answered_but_may_not_store(listener):
     accepted = [each.abstract_syntax for each in association.accepted_contexts]
     association.release()
     assert accepted == ["1.2.840.10008.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("calling_ae", "address", "admitted"),
+    [
+        ("SENTINODE", "192.0.2.7", True),
+        ("SENTINODE", "::ffff:192.0.2.7", True),
+        ("SENTINODE", "192.0.2.8", False),
+        ("STRANGER", "192.0.2.7", False),
+    ],
+)
+def test_a_monitor_on_another_host_may_ask_after_us(calling_ae, address, admitted):
+    asked = load(NodeSettings, data_dir="/x", monitors="nowhere.invalid, 192.0.2.7")
+    admission = Admission.of(asked)
+    assert admission.may_verify(calling_ae, address) is admitted
+    assert not admission.admits(calling_ae, address)
 
 
 def listen(settings, sessions, **changes) -> Listener:

@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from worker.settings import WorkerSettings
+from training import queues
+from training.settings import TrainingSettings
 
 DOCKER = Path(__file__).parents[2] / "docker"
-PROFILES = ("hl7", "monitoring", "pacs")
+PROFILES = ("hl7", "monitoring", "pacs", "training")
 OURS = (
     *("migrate", "listener", "analysis", "dispatch", "delivery", "beat", "hl7"),
-    "monitor",
+    *("monitor", "trainer", "training-beat"),
 )
 SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN")
 
@@ -83,7 +84,7 @@ def test_secrets_are_files_beside_the_compose_file(config):
 
 
 def test_every_variable_of_ours_is_a_setting(services):
-    fields = {f"SENTINODE_{name.upper()}" for name in WorkerSettings.model_fields}
+    fields = {f"SENTINODE_{name.upper()}" for name in TrainingSettings.model_fields}
     used = {
         variable
         for name in OURS
@@ -100,7 +101,7 @@ def test_only_the_listeners_face_the_network(config, services):
     assert services["prometheus"]["network_mode"] == "service:monitor"
     for port in services["grafana"]["ports"]:  # for a browser on this very host
         assert str(port).startswith("127.0.0.1:")
-    for name in ("postgres", "redis", "analysis", "beat", "migrate", "monitor"):
+    for name in ("postgres", "redis", "analysis", "beat", "migrate", "training-beat"):
         assert list(services[name]["networks"]) == ["inside"], name
 
 
@@ -117,6 +118,33 @@ def test_celery_processes_take_the_queues_that_their_tasks_are_on(services):
         assert command[command.index("-n") + 1] == f"{name}@%h"
         included = command[command.index("-I") + 1].split(",")
         assert f"worker.tasks.{name}" in included
+
+
+def test_the_trainer_takes_its_queue_and_has_a_clock_of_its_own(services):
+    worker, clock = services["trainer"]["command"], services["training-beat"]["command"]
+    assert worker[worker.index("-Q") + 1] == queues.TRAINING
+    module = worker[worker.index("-I") + 1]
+    assert {task.rpartition(".")[0] for task in queues.EVERY} == {module}
+    for command in (worker, clock):
+        assert command[:3] == ["celery", "-A", "training"]
+    for name in ("trainer", "training-beat"):
+        assert services[name]["entrypoint"] in (
+            [],
+            None,
+        )  # the image's runs one command
+        node = services[name]["command"][services[name]["command"].index("-n") + 1]
+        test = services[name]["healthcheck"]["test"][1]
+        assert f"-d {node.removesuffix('%h')}$" in test
+
+
+def test_whoever_asks_after_the_listener_is_known_to_it_and_finds_it(services):
+    known = services["listener"]["environment"]["SENTINODE_MONITORS"].split(",")
+    asking = {
+        name
+        for name in OURS
+        if services[name]["environment"].get("SENTINODE_HOST") == "listener"
+    }
+    assert set(known) == asking == {"dispatch", "monitor"}
 
 
 def test_the_example_of_the_site_names_no_secret():

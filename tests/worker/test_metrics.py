@@ -1,13 +1,16 @@
 """The counts that a monitoring system reads."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
 from dicom_node.db import now
 from dicom_node.findings import Laterality, Slnd, SlndResult, Stage
+from tests.peers import wait_until
 from worker import slnd
 from worker.case import SiteThreshold
 from worker.cli import main
@@ -15,6 +18,8 @@ from worker.metrics import families
 from worker.metrics.scraper import Scraper
 from worker.slnd import Provenance
 from worker.tasks.analysis import analyze
+
+ROOT = Path(__file__).parents[2]
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -75,6 +80,17 @@ def test_a_held_study_is_counted_under_its_reason(bench, slices, source):
     analyze(uid, bench.site, source)
 
     assert look(bench)["sentinode_studies", "no_roi", "held"] == 1
+
+
+def test_the_age_that_workers_are_scaled_by_rises_while_a_study_waits(bench, slices):
+    scaling = ROOT / "docker" / "kubernetes" / "scaling.yaml"
+    names = set(re.findall(r"query: max\((\w+)\)", scaling.read_text()))
+    (name,) = names
+    before = look(bench)[name,]
+    bench.queue(bench.receive(*slices))
+
+    assert before == 0
+    assert wait_until(lambda: look(bench)[name,] > 0, name)
 
 
 def test_the_command_prints_text_or_json(bench):
