@@ -227,7 +227,7 @@ class Listener:
                 (evt.EVT_REJECTED, self._on_rejection),
                 (evt.EVT_RELEASED, self._on_end),
                 (evt.EVT_ABORTED, self._on_abort),
-                (evt.EVT_CONN_CLOSE, self._on_end),
+                (evt.EVT_CONN_CLOSE, self._on_abort),
             ],
         )
         # Without `block` there always is a server; its sockets inherit the option.
@@ -272,7 +272,8 @@ class Listener:
         self._count(event.assoc, counters.NOT_NEGOTIATED)
 
     def _on_abort(self, event: Event) -> None:
-        if event.assoc in self._stores:
+        """Count an end without a release; the closed connection may be told first."""
+        if event.assoc in self._stores and not event.assoc.is_released:
             self._count(event.assoc, counters.ABORTED)
         self._close(event.assoc)
 

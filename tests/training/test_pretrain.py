@@ -35,7 +35,8 @@ def test_the_same_plan_gives_the_same_bits_also_after_a_kill(whole, tmp_path):
     resumed = []
     again = pretrain(TINY, checkpoint, resumed.append)
 
-    assert trunks.encode(again, TINY) == trunks.encode(whole[0], TINY)
+    assert again.keys() == whole[0].keys()
+    assert all(torch.equal(again[name], whole[0][name]) for name in again)
     assert [one.step for one in resumed] == [3, 4]
     assert resumed[-1].loss == whole[1][-1].loss
 
