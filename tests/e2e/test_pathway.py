@@ -293,5 +293,5 @@ def test_a_killed_tree_leaves_no_child_and_starts_again(
     send_all(sentinode, write, [dicom_objects.gsps_rectangle([slices[4]])])
     sentinode.await_state(uid_of(slices), "analyzed")
 
-    assert len(children) == 5
+    assert len(children) == 6
     orthanc.await_instances(uid_of(slices), "SR")
