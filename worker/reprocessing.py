@@ -6,7 +6,7 @@ live ones pass.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -28,6 +28,9 @@ from worker.tables import CaseRow, ResultRow, StageRow
 NOTED: Final = "reprocess"
 RECENT: Final = 200
 """Results whose time tells what one more costs."""
+
+AT_ONCE: Final = 1000
+"""Studies that one query names; databases bound the parameters of a statement."""
 
 BUSY: Final = frozenset({StudyState.RECEIVING, StudyState.ANALYZING})
 """States from which a study moves on by itself; it cannot be taken up then."""
@@ -177,6 +180,13 @@ class Plan:
 
 def consider(session: Session, rows: Sequence[StudyRow], plan: Plan) -> list[Candidate]:
     """Say of each study whether the batch takes it, and if not, why."""
+    parts = (rows[at : at + AT_ONCE] for at in range(0, len(rows), AT_ONCE))
+    return [one for part in parts for one in _consider(session, part, plan)]
+
+
+def _consider(
+    session: Session, rows: Sequence[StudyRow], plan: Plan
+) -> Iterator[Candidate]:
     uids = [row.study_uid for row in rows]
     done = set(
         session.scalars(
@@ -195,13 +205,11 @@ def consider(session: Session, rows: Sequence[StudyRow], plan: Plan) -> list[Can
         )
     )
     results = _newest(session, uids)
-    found = []
     for row in rows:
         why = "done in this batch" if row.study_uid in done else None
         why = why or _passed_over(row, results.get(row.study_uid, []), plan)
         uid = StudyUid(row.study_uid)
-        found.append(Candidate(uid, row.state, row.study_uid in purged, why))
-    return found
+        yield Candidate(uid, row.state, row.study_uid in purged, why)
 
 
 def _newest(session: Session, uids: Sequence[str]) -> dict[str, list[Scored]]:

@@ -13,6 +13,7 @@ from dicom_node.study import StudyState
 from tests import dicom_objects
 from worker import queues
 from worker.cli import main
+from worker.reprocessing import Plan, Start, Wanted, consider, find
 from worker.tasks.analysis import analyze
 from worker.tasks.dispatch import sweep
 
@@ -217,3 +218,12 @@ def test_progress_ends_with_the_states(bench, study, run, source, monkeypatch):
         "--json",
     )
     assert done["states"] == {"analyzed": 1}
+
+
+def test_more_studies_than_a_statement_has_parameters(bench, study):
+    plan = Plan(Start.ROI, "b", {})
+    with bench.sessions() as session:
+        (row,) = find(session, Wanted())
+        found = consider(session, [row] * 70_000, plan)
+    assert len(found) == 70_000
+    assert {one.skipped for one in found} == {None}
