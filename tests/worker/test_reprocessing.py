@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import event
 
 from dicom_node import holds, ledger, outbox
 from dicom_node.db import now
@@ -13,7 +14,7 @@ from dicom_node.study import StudyState
 from tests import dicom_objects
 from worker import queues
 from worker.cli import main
-from worker.reprocessing import Plan, Start, Wanted, consider, find
+from worker.reprocessing import AT_ONCE, Plan, Start, Wanted, consider, find
 from worker.tasks.analysis import analyze
 from worker.tasks.dispatch import sweep
 
@@ -220,10 +221,19 @@ def test_progress_ends_with_the_states(bench, study, run, source, monkeypatch):
     assert done["states"] == {"analyzed": 1}
 
 
-def test_more_studies_than_a_statement_has_parameters(bench, study):
+def test_no_statement_names_more_studies_than_databases_allow(bench, study):
     plan = Plan(Start.ROI, "b", {})
+    named = []
     with bench.sessions() as session:
         (row,) = find(session, Wanted())
-        found = consider(session, [row] * 70_000, plan)
-    assert len(found) == 70_000
+        engine = session.get_bind()
+
+        def count(_connection, _cursor, _statement, parameters, *_rest):
+            named.append(len(parameters))
+
+        event.listen(engine, "before_cursor_execute", count)
+        found = consider(session, [row] * (3 * AT_ONCE + 1), plan)
+        event.remove(engine, "before_cursor_execute", count)
+    assert len(found) == 3 * AT_ONCE + 1
     assert {one.skipped for one in found} == {None}
+    assert AT_ONCE <= max(named) <= AT_ONCE + 10
