@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
 from dicom_node.errors import SettingsError
 from training.config import DILATED, STOCK
+from training.durable import write_whole
 from training.procedural import DESCRIPTORS, draw
 from worker.cascade import build_network, layer_maps, reshape
 from worker.manifest import Architecture, Preprocessing
@@ -192,9 +193,8 @@ def _save(
     for index, moments in optimizer.state_dict()["state"].items():
         for name, tensor in moments.items():
             tensors[f"{OPTIMIZER}{index}.{name}"] = tensor.contiguous()
-    draft = path.with_name(path.name + ".part")
-    save_file(tensors, draft, {"plan": plan.model_dump_json(), "step": str(step)})
-    draft.replace(path)
+    about = {"plan": plan.model_dump_json(), "step": str(step)}
+    write_whole(path, save(tensors, about))
 
 
 def _resume(

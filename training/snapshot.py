@@ -14,11 +14,9 @@ import csv
 import hashlib
 import io
 import json
-import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +32,7 @@ from training import cohort, stage_one
 from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
 from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
+from training.durable import whole_folder
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
 from training.row import COLUMNS, DEVELOPMENT, cells
 from training.stage_one import StageOne
@@ -252,24 +251,9 @@ def freeze(source: Path | Snapshot, out: Path, tick: Tick = lambda: None) -> Sna
     if out.exists():
         raise FileExistsError(f"{out} exists: a snapshot is never written over")
     found = source if isinstance(source, Snapshot) else load(source, tick)
-    with whole(out) as draft:
+    with whole_folder(out) as draft:
         _write(draft, found)
     return load(out)
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write into; it takes its name when all is written."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
-    draft.mkdir()
-    try:
-        yield draft
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _write(draft: Path, found: Snapshot) -> None:

@@ -18,6 +18,7 @@ from torchvision.models import ResNet
 
 from dicom_node.errors import ModelIntegrityError, SettingsError
 from training.config import PROCEDURAL, RANDOM
+from training.durable import write_whole
 from training.pretrain import READOUT, Plan
 
 Weights = Mapping[str, torch.Tensor]
@@ -97,9 +98,7 @@ def encode(tensors: Weights, plan: Plan) -> bytes:
 def write(path: Path, tensors: Weights, plan: Plan) -> str:
     """Write a trunk whole or not at all, and return its SHA-256."""
     content = encode(tensors, plan)
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    draft.replace(path)
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
