@@ -19,10 +19,11 @@ from dicom_node.findings import Stage
 from training import publish
 from training.config import DEMO, DEMO_STAGE_TWO, Recipe
 from training.datasets import LabelledCrops, from_phantom
+from training.determinism import determinism
 from training.phantom import law as laws
 from training.phantom.anatomy import Level
 from training.publish import Origin
-from training.train import Task, Trained, determinism, steps, train
+from training.train import Task, Trained, steps, train
 from worker import models
 from worker.manifest import FORMAT_VERSION, NO_BETTER_THAN_CHANCE, Manifest
 

@@ -22,7 +22,7 @@ from training import leakage, runs
 from training.baselines import cases as baselines
 from training.baselines import comparators, patch
 from training.crossval import Cases, cases_of
-from training.loop import determinism
+from training.determinism import determinism
 from training.publish import libraries
 from training.row import DEVELOPMENT
 from training.runs import OutOfFold, Record

@@ -23,8 +23,9 @@ from training import checkpoint, curves
 from training.checkpoint import OnDisk
 from training.config import Recipe
 from training.datasets import StageSet, measure
+from training.determinism import determinism
 from training.learning import Start, learn, starting_weights
-from training.loop import Around, State, Tensors, built, determinism, phases
+from training.loop import Around, State, Tensors, built, phases
 from training.range import distances, learn_features
 from training.scoring import pooled_features, score_logits
 from training.statistics.auc import auc

@@ -5,8 +5,7 @@ was killed goes on from its last checkpoint to the very same weights.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from torch.nn import functional
 
 from dicom_node.errors import SettingsError
 from training.config import DILATED, STOCK
+from training.determinism import determinism
 from training.durable import write_whole
 from training.procedural import DESCRIPTORS, draw
 from worker.cascade import build_network, layer_maps, reshape
@@ -114,7 +114,8 @@ def pretrain(
     Raises:
         SettingsError: The checkpoint belongs to another plan or is damaged.
     """
-    with _alone(plan):
+    with determinism(plan.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
         reader = _Reader()
         optimizer = _optimizer(reader, plan)
         start = _resume(checkpoint, plan, reader, optimizer)
@@ -126,20 +127,6 @@ def pretrain(
             if (step + 1) % every == 0 and step + 1 < plan.steps:
                 _save(checkpoint, plan, step + 1, (reader, optimizer))
         return trunk_of(reader)
-
-
-@contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
 
 
 def _optimizer(reader: _Reader, plan: Plan) -> torch.optim.AdamW:

@@ -15,7 +15,8 @@ from training.config import DILATED, PRESETS, STOCK, Recipe
 from training.datasets import CROP, LabelledCrops, StageSet, split
 from training.demo_models import DemoPlan, ensure_demo_models
 from training.publish import Origin
-from training.train import Task, score_logits, steps, train
+from training.scoring import score_logits
+from training.train import Task, steps, train
 from worker import cascade, preprocess
 from worker import manifest as manifests
 from worker.gate import strangeness
