@@ -27,14 +27,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import SettingsError, UnreadableObjectError
-from dicom_node.findings import Stage
 from training import cohort, stage_one
 from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
 from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
 from training.durable import whole_folder
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
-from training.row import COLUMNS, DEVELOPMENT, cells
+from training.row import COLUMNS, cells
 from training.stage_one import StageOne
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -411,22 +410,6 @@ def _arrays(folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     if crops.dtype != np.float32 or len(crops) != n or len(sides) != n:
         raise SettingsError(f"{path} holds {len(crops)} crops for {n} rows")
     return torch.from_numpy(crops), torch.from_numpy(sides)
-
-
-def demand_both_classes(found: Snapshot, stage: Stage) -> None:
-    """Refuse to train a stage on development cases of one class only.
-
-    Raises:
-        SettingsError: With the counts, and what is missing.
-    """
-    learn = found.of_role(DEVELOPMENT).crops.for_stage(stage)
-    positives = int(learn.labels.sum())
-    if learn.rarer == 0:
-        raise SettingsError(
-            f"{stage}: of the development cases {positives} are positive and "
-            f"{len(learn) - positives} negative: both are needed; check the column "
-            f"{stage.value.lower()}"
-        )
 
 
 def reasons(exclusions: Sequence[Exclusion]) -> dict[str, int]:

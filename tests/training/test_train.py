@@ -202,7 +202,7 @@ def folder(tmp_path_factory):
 
 def test_a_cohort_on_disk_is_read_through_the_served_preprocessing(folder):
     rows = cohort.read(folder)
-    loaded = cohort.load(folder, rows, lambda: None)
+    loaded = cohort.labelled(rows, [cohort.look(folder, row) for row in rows])
 
     assert loaded.crops.shape == (3, CROP.resize, CROP.resize)
     assert loaded.crops.min() >= 0
