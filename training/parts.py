@@ -63,7 +63,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A trained part: its network and what it says of the cases left aside (m,)."""
+    """A trained part: its network and what it says of the cases left aside (m,).
+
+    `distances` are NaN where the recipe has no feature gate.
+    """
 
     network: Network
     preprocessing: Preprocessing
@@ -234,9 +237,11 @@ def _train(part: Part, team: Team, follow: Follow) -> None:
     tensors: Tensors = dict(network.state_dict())
     tensors |= {LOGITS: torch.zeros(0), DISTANCES: torch.zeros(0)}
     if len(aside):
+        tensors[LOGITS] = torch.from_numpy(score_logits(network, aside, spec))
+        tensors[DISTANCES] = torch.full((len(aside),), torch.nan, dtype=torch.float64)
+    if len(aside) and part.recipe.feature_gate:
         typical = learn_features(pooled_features(network, crops, spec))
         beyond = distances(typical, pooled_features(network, aside, spec))
-        tensors[LOGITS] = torch.from_numpy(score_logits(network, aside, spec))
         tensors[DISTANCES] = torch.from_numpy(beyond)
     facts = {"preprocessing": spec.model_dump(mode="json")}
     checkpoint.write(part.folder / RESULT_NAME, tensors, facts)
