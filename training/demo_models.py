@@ -103,7 +103,7 @@ def _train_and_publish(
     console.print(
         f"Training the demo models once, on {plan.trained_on}. Research use only."
     )
-    with _bar(console) as progress, determinism(plan.sln.threads):
+    with bars(console) as progress, determinism(plan.sln.threads):
         learn, heldout = _draw(plan, progress)
         first = _train(Task(
             stage=Stage.SLN,
@@ -131,7 +131,8 @@ def _train_and_publish(
     return published
 
 
-def _bar(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
+    """Return bars that count and tell the time, for whatever trains."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
