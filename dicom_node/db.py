@@ -4,6 +4,7 @@ import enum
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -22,6 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+
+from dicom_node.errors import SettingsError
 
 SQLITE_BUSY_TIMEOUT_S = 30.0
 SERVER_CONNECT_TIMEOUT_S = 5
@@ -109,6 +112,21 @@ def connect(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def demand_existing(engine: Engine, data_dir: Path) -> None:
+    """Refuse a database whose file is not there: to look must not create it.
+
+    Raises:
+        SettingsError: There is no installation in the data folder.
+    """
+    file = engine.url.database
+    is_file = engine.dialect.name == "sqlite" and file is not None
+    if is_file and not Path(str(file)).exists():
+        raise SettingsError(
+            f"there is no installation in {data_dir}: check --data-dir, or start with "
+            "`sentinode up` or `sentinode db upgrade`"
+        )
 
 
 def writing(engine: Engine) -> Sessions:

@@ -442,11 +442,11 @@ def patient_secret(settings: NodeSettings) -> bytes:
         )
     path = settings.data_dir / PATIENT_KEY_FILE
     if not path.exists():
-        _create_secret(path)
+        create_secret(path)
     return bytes.fromhex(path.read_text(encoding="ascii").strip())
 
 
-def _create_secret(path: Path) -> None:
+def create_secret(path: Path) -> None:
     """Write a new key whole or not at all; the first of several processes wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

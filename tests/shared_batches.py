@@ -6,8 +6,9 @@ from pathlib import Path
 from tests.quick_cohorts import TINY, easy_set
 from training import checkpoint, curves
 from training.datasets import measure
+from training.determinism import determinism
 from training.learning import starting_weights
-from training.loop import Around, determinism, fit
+from training.loop import Around, fit
 from training.team import assemble
 
 RECIPE = TINY.model_copy(update={"epochs": 5, "batch": 32, "rate": 0.01})

@@ -26,9 +26,10 @@ from training.baselines.patch import of_phantom
 from training.baselines.phantom import Draw
 from training.config import DEFAULT, RANDOM, Recipe
 from training.datasets import LabelledCrops, from_phantom, measure
+from training.determinism import determinism
 from training.heads import average_features, fit_head
 from training.learning import pretrained, starting_weights
-from training.loop import built, determinism
+from training.loop import built
 from training.phantom import law as laws
 from training.phantom.anatomy import Level
 from training.phantom.crops import subjects

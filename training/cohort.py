@@ -7,7 +7,7 @@ run is refused here, with the case and the column, before a network exists.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ from training.row import REQUIRED, CohortRow, row_of
 from worker import crops
 from worker.preprocess import to_crop
 
-__all__ = ["CohortRow", "Look", "demand_sound", "describe", "load", "look", "read"]
+__all__ = ["CohortRow", "Look", "demand_sound", "describe", "look", "read"]
 
 MAX_FAULTS: Final = 10
 """Faults that one message names; more are counted."""
@@ -218,21 +218,6 @@ def labelled(rows: Sequence[CohortRow], looks: Sequence[Look]) -> LabelledCrops:
         torch.tensor([row.nsln for row in rows]),
         torch.tensor([one.sides for one in looks]),
     )
-
-
-def load(
-    folder: Path, rows: Sequence[CohortRow], tick: Callable[[], None]
-) -> LabelledCrops:
-    """Cut the marked slices of these rows as they are served; `tick` after each.
-
-    Raises:
-        SettingsError: See `look`.
-    """
-    looks = []
-    for row in rows:
-        looks.append(look(folder, row))
-        tick()
-    return labelled(rows, looks)
 
 
 def describe(folder: Path) -> str:

@@ -94,11 +94,6 @@ class Recipe(BaseModel):
         shape = DILATED if self.dilated else STOCK
         return shape.model_copy(update={"head_layers": layers})
 
-    def steps(self, cases: int) -> tuple[int, int]:
-        """Return the steps of the coarse and of the final part; a rest is dropped."""
-        per_epoch = max(cases // self.batch, 1)
-        return self.coarse_epochs * per_epoch, self.epochs * per_epoch
-
 
 PAPER: Final = Recipe(
     preset="paper",

@@ -67,11 +67,7 @@ class Validated:
 
 def cases_of(rows: Sequence[CohortRow], crops: LabelledCrops, stage: Stage) -> Cases:
     """Return the cases with a known label; stage II has SLN-positive ones only."""
-    known = [
-        row.sln >= 0 if stage is Stage.SLN else row.sln == 1 and row.nsln >= 0
-        for row in rows
-    ]
-    chosen = [row for row, keep in zip(rows, known, strict=True) if keep]
+    chosen = [row for row in rows if row.label(stage) >= 0]
     keys = np.array([row.patient_key for row in chosen], dtype=np.str_)
     patients = np.unique(keys, return_inverse=True)[1].astype(np.int64)
     return Cases(

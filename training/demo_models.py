@@ -19,10 +19,11 @@ from dicom_node.findings import Stage
 from training import publish
 from training.config import DEMO, DEMO_STAGE_TWO, Recipe
 from training.datasets import LabelledCrops, from_phantom
+from training.determinism import determinism
 from training.phantom import law as laws
 from training.phantom.anatomy import Level
 from training.publish import Origin
-from training.train import Task, Trained, determinism, steps, train
+from training.train import Task, Trained, steps, train
 from worker import models
 from worker.manifest import FORMAT_VERSION, NO_BETTER_THAN_CHANCE, Manifest
 
@@ -102,7 +103,7 @@ def _train_and_publish(
     console.print(
         f"Training the demo models once, on {plan.trained_on}. Research use only."
     )
-    with _bar(console) as progress, determinism(plan.sln.threads):
+    with bars(console) as progress, determinism(plan.sln.threads):
         learn, heldout = _draw(plan, progress)
         first = _train(Task(
             stage=Stage.SLN,
@@ -130,7 +131,8 @@ def _train_and_publish(
     return published
 
 
-def _bar(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
+    """Return bars that count and tell the time, for whatever trains."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

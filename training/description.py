@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from training.flowchart import cohort_names
-from training.row import SIZE_CUT_CM, CohortRow
+from training.row import CohortRow
 
 FEW_EXPECTED: Final = 5
 DRAWS: Final = 9999
@@ -151,10 +151,6 @@ def _kruskal(known: Sequence[NDArray[np.float64]]) -> tuple[float | None, str]:
 
 def value_of(row: CohortRow, name: str) -> str | None:
     """Return the category of a row, None where it is unknown or does not apply."""
-    if name == "size_group":
-        if row.size_cm is None:
-            return None
-        return "<= 2 cm" if row.size_cm <= SIZE_CUT_CM else "> 2 cm"
     value = getattr(row, name)
     if name in {"sln", "nsln", "mri_aln"}:
         return {0: "negative", 1: "positive"}.get(value)

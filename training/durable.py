@@ -1,6 +1,9 @@
-"""Files that are whole or not there, whenever the process is killed."""
+"""Files and folders that are whole or not there, whenever the process is killed."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,3 +24,21 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     part.replace(path)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write into; it takes its name when all is written.
+
+    There may be an empty folder of that name already. One process at a time.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+    draft.mkdir()
+    try:
+        yield draft
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise

@@ -5,7 +5,7 @@ the float64 head of the worker. The training cohort is scored by the networks of
 folds that did not see each case; their scores are read from the run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,9 @@ from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import leakage, runs
 from training.baselines import cases as baselines
-from training.baselines import comparators, patch
+from training.baselines import comparators
 from training.crossval import Cases, cases_of
-from training.loop import determinism
+from training.determinism import determinism
 from training.publish import libraries
 from training.row import DEVELOPMENT
 from training.runs import OutOfFold, Record
@@ -36,12 +36,11 @@ from training.scores import (
     Provenance,
     ScoredModel,
 )
+from training.scoring import served_probabilities
 from training.snapshot import Snapshot
 from training.splits import read
 from worker import models
-from worker.cascade import StageModel, score
 from worker.manifest import Manifest
-from worker.preprocess import centre, standardise
 from worker.weights import load_stage
 
 CNN: Final = "ResNet18"
@@ -179,19 +178,6 @@ def _check_unseen(given: Subject, oof: OutOfFold, cases: Cases) -> None:
         )
 
 
-def served_probabilities(
-    model: StageModel, crops: torch.Tensor, tick: Tick
-) -> NDArray[np.float64]:
-    """Return the probabilities (n,) of crops (n, 70, 70) through the served path."""
-    spec = model.manifest.preprocessing
-    probabilities = []
-    for crop in crops:
-        x = standardise(centre(crop, spec), spec)  # (70, 70) -> (3, 64, 64)
-        probabilities.append(score(model, x).probability)
-        tick()
-    return np.array(probabilities)
-
-
 def _about(given: Subject) -> ScoredModel:
     record, manifest = given.record, given.manifest
     return ScoredModel(
@@ -225,12 +211,7 @@ def score_baselines(
         )
         return ()
 
-    def patch_of(row: Mapping[str, str]) -> patch.Patch:
-        x0, y0, x1, y1 = (float(row[edge]) for edge in ("x0", "y0", "x1", "y1"))
-        path = cohort.folder / row["image"]
-        return patch.read(path, int(row["frame"]), (x0, y0, x1, y1))
-
-    cases = baselines.Cases(cohort.cases, folds.fold_of, patch_of)
+    cases = baselines.of_folder(cohort.folder, cohort.cases, folds.fold_of)
     others = comparators.score(cases, given.manifest.stage, tick)
     for reason in others.left_out:
         tell(f"{given.manifest.stage}: {reason}")

@@ -18,8 +18,9 @@ from training import card, parts, publish, runs, splits
 from training.config import Recipe
 from training.crossval import Validated, finish
 from training.datasets import StageSet, measure
+from training.determinism import determinism
 from training.learning import learn, starting_weights
-from training.loop import Around, determinism
+from training.loop import Around
 from training.parts import Part, Result
 from training.preparation import MODEL_NAMES, Prepared
 from training.publish import Origin

@@ -42,10 +42,11 @@ from training.deidentify import (
     refusal,
     removed,
 )
+from training.durable import whole_folder
 from training.layout import COHORT_NAME
 from training.phantom.objects import Author, Visit, sr_rectangle
 from training.row import CohortRow, cells
-from training.snapshot import Snapshot, Tick, reasons, whole
+from training.snapshot import Snapshot, Tick, reasons
 
 EXPORT_NAME: Final = "export.json"
 COLUMNS: Final = (
@@ -114,7 +115,7 @@ def export(found: Snapshot, key: bytes, out: Path, tick: Tick) -> Mapping[str, A
     if out.exists():
         raise FileExistsError(f"{out} exists: an export is never written over")
     names, report = Pseudonyms(key), _Report()
-    with whole(out) as draft:
+    with whole_folder(out) as draft:
         rows = []
         for row in sorted(found.rows, key=lambda one: names.case(one.case_id)):
             written = _write_case(found.folder, row, (names, report), draft)

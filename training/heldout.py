@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training.datasets import CROP
-from training.row import HOLDOUT, SIZE_CUT_CM, CohortRow
+from training.row import HOLDOUT, CohortRow
+from training.scoring import served_probabilities
 from training.snapshot import Snapshot
-from worker.cascade import StageModel, score
+from worker.cascade import StageModel
 from worker.manifest import Preprocessing
-from worker.preprocess import centre, standardise
 from worker.weights import load_stage
 
 CPU: Final = torch.device("cpu")
@@ -48,8 +48,7 @@ def held_out(snapshot: Snapshot, stage: Stage) -> HeldOut:
         SettingsError: There is none with a label of the stage.
     """
     part = snapshot.of_role(HOLDOUT)
-    labels = labels_of(part.rows, stage)
-    at = [i for i, label in enumerate(labels) if label >= 0]
+    at = [i for i, row in enumerate(part.rows) if row.label(stage) >= 0]
     if not at:
         raise SettingsError(
             f"{snapshot.folder} has no case of role holdout with a label of stage "
@@ -62,32 +61,19 @@ def held_out(snapshot: Snapshot, stage: Stage) -> HeldOut:
         stage=stage,
         description=f"holdout of {snapshot.description}",
         crops=known.crops.crops,
-        labels=np.array([labels[i] for i in at], dtype=np.int64),
+        labels=np.array([row.label(stage) for row in rows], dtype=np.int64),
         identities=tuple((row.patient_key, row.pixel_sha256) for row in rows),
         groups={
-            "size": tuple(_size(row) for row in rows),
+            "size": tuple(row.size_group or "" for row in rows),
             "centre": tuple(row.centre for row in rows),
         },
     )
 
 
-def labels_of(rows: tuple[CohortRow, ...], stage: Stage) -> list[int]:
-    """Return 0, 1 or -1 for each row; stage II is asked of SLN-positive cases only."""
-    if stage is Stage.SLN:
-        return [row.sln for row in rows]
-    return [row.nsln if row.sln == 1 else -1 for row in rows]
-
-
-def _size(row: CohortRow) -> str:
-    if row.size_cm is None:
-        return ""
-    return "> 2 cm" if row.size_cm > SIZE_CUT_CM else "<= 2 cm"
-
-
 def _identify(rows: tuple[CohortRow, ...], stage: Stage) -> str:
     seen = sorted(
-        (row.case_id, row.patient_key, row.pixel_sha256, label)
-        for row, label in zip(rows, labels_of(rows, stage), strict=True)
+        (row.case_id, row.patient_key, row.pixel_sha256, row.label(stage))
+        for row in rows
     )
     return hashlib.sha256(json.dumps([stage, seen]).encode()).hexdigest()
 
@@ -102,9 +88,7 @@ def probabilities(folder: Path, crops: torch.Tensor) -> NDArray[np.float64]:
     """
     model = load_stage(folder, CPU)
     demand_same_crop(model)
-    spec = model.manifest.preprocessing
-    inputs = standardise(centre(crops, spec), spec)
-    return np.array([score(model, x).probability for x in inputs])
+    return served_probabilities(model, crops)
 
 
 def demand_same_crop(model: StageModel) -> None:

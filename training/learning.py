@@ -25,7 +25,7 @@ def pretrained(recipe: Recipe) -> Start | None:
 
     Raises:
         SettingsError: The file cannot be read, or comes without its SHA-256.
-        ModelIntegrityError: The bytes are not the expected ones, or no ResNet18.
+        ModelIntegrityError: The bytes are not the expected ones, or hold no tensors.
     """
     if recipe.init == RANDOM:
         return None

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
+from training.durable import write_whole
 
 LINEAGE_NAME: Final = "lineage.json"
 MAX_VALUES: Final = 2000
@@ -82,7 +83,7 @@ def reference(values: NDArray[np.float64]) -> Reference:
 def write(folder: Path, lineage: Lineage) -> None:
     """Write the lineage of a model that is not in service yet."""
     text = lineage.model_dump_json(indent=1) + "\n"
-    (folder / LINEAGE_NAME).write_text(text, encoding="utf-8")
+    write_whole(folder / LINEAGE_NAME, text.encode("utf-8"))
 
 
 def read(folder: Path) -> Lineage | None:

@@ -7,8 +7,7 @@ number of finished epochs are all the state that there is.
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -111,19 +110,6 @@ def phases(recipe: Recipe) -> tuple[Phase, ...]:
     coarse = Phase(STOCK, recipe.coarse_epochs, recipe.coarse_rate)
     final = Phase(recipe.architecture, recipe.epochs, recipe.rate)
     return (coarse, final) if coarse.epochs else (final,)
-
-
-@contextmanager
-def determinism(threads: int) -> Iterator[None]:
-    """Use deterministic algorithms and a fixed number of threads for a while."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
 
 
 def fit(

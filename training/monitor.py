@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 
 CONFIRMED: Final = "confirmed_alarms"
 NEW_SCANNER: Final = "scanner_new"
-LABELLED_LOOKBACK: Final = 5000
+LOOKBACK: Final = 5000
 
 
 def observe(site: Site, stage: Stage, at: datetime) -> list[Finding]:
@@ -48,8 +48,7 @@ def observe(site: Site, stage: Stage, at: datetime) -> list[Finding]:
     """
     with site.sessions() as session:
         champion = outcomes.activations(session).get(stage)
-        cases = kept_cases.newest(session, stage, 2 * drift.WINDOW)
-        history = kept_cases.newest(session, stage, LABELLED_LOOKBACK)
+        cases = kept_cases.newest(session, stage, LOOKBACK)
         known = known_labels.known(
             session, stage, itc_is_positive=site.settings.itc_is_positive
         )
@@ -57,14 +56,14 @@ def observe(site: Site, stage: Stage, at: datetime) -> list[Finding]:
         return []
     folder = models.folder(site.models, champion.name, champion.version)
     manifest, origin = models.verify(folder), lineage.read(folder)
-    windows = cases[: drift.WINDOW], cases[drift.WINDOW :]
+    windows = cases[: drift.WINDOW], cases[drift.WINDOW : 2 * drift.WINDOW]
     newest, before = (
         _window(site, part, manifest, origin) if len(part) >= drift.WINDOW else []
         for part in windows
     )
     labelled = [
         (known[one.side].value, one.probability)
-        for one in reversed(history)
+        for one in reversed(cases)
         if one.side in known and one.model == champion.reference
     ]
     newest += drift.labelled(

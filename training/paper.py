@@ -42,7 +42,6 @@ COHORTS: Final = (
     Cohort("ext1", 296, 41),
     Cohort("ext2", 44, 21),
 )
-POSITIVES: Final = {each.name: each.positives for each in COHORTS}
 
 CLINICAL: Final = {
     "training": Counts(tp=107, fp=197, fn=33, tn=182),

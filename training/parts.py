@@ -23,8 +23,9 @@ from training import checkpoint, curves
 from training.checkpoint import OnDisk
 from training.config import Recipe
 from training.datasets import StageSet, measure
+from training.determinism import determinism
 from training.learning import Start, learn, starting_weights
-from training.loop import Around, State, Tensors, built, determinism, phases
+from training.loop import Around, State, Tensors, built, phases
 from training.range import distances, learn_features
 from training.scoring import pooled_features, score_logits
 from training.statistics.auc import auc
@@ -62,7 +63,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A trained part: its network and what it says of the cases left aside (m,)."""
+    """A trained part: its network and what it says of the cases left aside (m,).
+
+    `distances` are NaN where the recipe has no feature gate.
+    """
 
     network: Network
     preprocessing: Preprocessing
@@ -233,9 +237,11 @@ def _train(part: Part, team: Team, follow: Follow) -> None:
     tensors: Tensors = dict(network.state_dict())
     tensors |= {LOGITS: torch.zeros(0), DISTANCES: torch.zeros(0)}
     if len(aside):
+        tensors[LOGITS] = torch.from_numpy(score_logits(network, aside, spec))
+        tensors[DISTANCES] = torch.full((len(aside),), torch.nan, dtype=torch.float64)
+    if len(aside) and part.recipe.feature_gate:
         typical = learn_features(pooled_features(network, crops, spec))
         beyond = distances(typical, pooled_features(network, aside, spec))
-        tensors[LOGITS] = torch.from_numpy(score_logits(network, aside, spec))
         tensors[DISTANCES] = torch.from_numpy(beyond)
     facts = {"preprocessing": spec.model_dump(mode="json")}
     checkpoint.write(part.folder / RESULT_NAME, tensors, facts)

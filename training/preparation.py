@@ -17,7 +17,7 @@ from training.learning import Start, pretrained, starting_weights
 from training.parts import ALL, weights_of
 from training.publish import libraries
 from training.row import DEVELOPMENT, HOLDOUT
-from training.runs import Key
+from training.runs import Key, OutOfFold
 from training.snapshot import Snapshot
 from training.splits import Order, Splits
 from training.team import Team
@@ -203,7 +203,8 @@ def _origins(
     if run is None:
         words = f"{manifest.reference}, for every fold: taken to have seen none of them"
         return Origins(words, weights, parent=manifest)
-    seen = set(runs.read_oof(run).pixels)
+    before = runs.read_oof(run)
+    seen = set(before.pixels)
     both = leakage.learned(heldout.case_ids, heldout.pixels, seen)
     if both:
         raise SettingsError(
@@ -214,7 +215,7 @@ def _origins(
         return Origins(
             f"{manifest.reference}, of other cases", weights, parent=manifest
         )
-    _check_same_folds(run, given, manifest)
+    _check_same_folds(before, given, manifest)
     names = [f"fold-{fold}" for fold in np.unique(given.folds).tolist()]
     each = {name: weights_of(run, name) for name in names}
     missing = [name for name, start in each.items() if start is None]
@@ -228,9 +229,10 @@ def _origins(
     )
 
 
-def _check_same_folds(run: Path, given: Development, manifest: Manifest) -> None:
+def _check_same_folds(
+    before: OutOfFold, given: Development, manifest: Manifest
+) -> None:
     """Refuse a stage I whose folds are others: it saw what stage II is tested on."""
-    before = runs.read_oof(run)
     folds = dict(zip(before.pixels, before.folds.tolist(), strict=True))
     moved = [
         case_id

@@ -5,8 +5,7 @@ was killed goes on from its last checkpoint to the very same weights.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,12 +14,14 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 
 from dicom_node.errors import SettingsError
 from training.config import DILATED, STOCK
+from training.determinism import determinism
+from training.durable import write_whole
 from training.procedural import DESCRIPTORS, draw
 from worker.cascade import build_network, layer_maps, reshape
 from worker.manifest import Architecture, Preprocessing
@@ -113,7 +114,8 @@ def pretrain(
     Raises:
         SettingsError: The checkpoint belongs to another plan or is damaged.
     """
-    with _alone(plan):
+    with determinism(plan.threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
         reader = _Reader()
         optimizer = _optimizer(reader, plan)
         start = _resume(checkpoint, plan, reader, optimizer)
@@ -125,20 +127,6 @@ def pretrain(
             if (step + 1) % every == 0 and step + 1 < plan.steps:
                 _save(checkpoint, plan, step + 1, (reader, optimizer))
         return trunk_of(reader)
-
-
-@contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(plan.threads)
-    torch.use_deterministic_algorithms(True)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed)
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
 
 
 def _optimizer(reader: _Reader, plan: Plan) -> torch.optim.AdamW:
@@ -192,9 +180,8 @@ def _save(
     for index, moments in optimizer.state_dict()["state"].items():
         for name, tensor in moments.items():
             tensors[f"{OPTIMIZER}{index}.{name}"] = tensor.contiguous()
-    draft = path.with_name(path.name + ".part")
-    save_file(tensors, draft, {"plan": plan.model_dump_json(), "step": str(step)})
-    draft.replace(path)
+    about = {"plan": plan.model_dump_json(), "step": str(step)}
+    write_whole(path, save(tensors, about))
 
 
 def _resume(

@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from dicom_node.errors import NodeError
 from training import card
+from training.durable import write_whole
 from training.train import Trained
 from worker import manifest as manifests
 from worker import models
@@ -104,8 +105,8 @@ def publish(
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
     try:
-        _write(draft / manifests.WEIGHTS_NAME, content)
-        _write(draft / manifests.CARD_NAME, _card(manifest, background))
+        write_whole(draft / manifests.WEIGHTS_NAME, content)
+        write_whole(draft / manifests.CARD_NAME, _card(manifest, background))
         manifests.write(draft, manifest)
         draft.chmod(0o755)
         draft.rename(target)
@@ -127,13 +128,6 @@ def _is_there(folder: Path, manifest: Manifest) -> bool:
     except NodeError:
         return False
     return found.model_copy(update={"created_at": manifest.created_at}) == manifest
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

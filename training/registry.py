@@ -17,7 +17,7 @@ from dicom_node.errors import NotFoundError, SettingsError, StateError
 from dicom_node.findings import Stage
 from training import features, gate, golden, lineage
 from training.gate import Contender, Evidence, Learned, Report
-from training.heldout import HeldOut, held_out, labels_of, probabilities
+from training.heldout import HeldOut, held_out, probabilities
 from training.lineage import Lineage
 from training.row import DEVELOPMENT
 from training.site import Site
@@ -100,7 +100,7 @@ def publish(
 def descent(snapshot: Snapshot, stage: Stage) -> Lineage:
     """Write down what the development cases of a snapshot teach a stage."""
     part = snapshot.of_role(DEVELOPMENT)
-    labels = np.array(labels_of(part.rows, stage))
+    labels = np.array([row.label(stage) for row in part.rows])
     measured, scanners = features.of_snapshot(part)
     return Lineage(
         stage=stage,

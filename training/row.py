@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from dicom_node.findings import Stage
 from training.scores import INTERNAL, TRAINING
 from worker import clinical
 from worker.clinical import (
@@ -104,6 +105,19 @@ class CohortRow(BaseModel):
     def box(self) -> tuple[float, float, float, float]:
         """(x0, y0, x1, y1)."""
         return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def size_group(self) -> str | None:
+        """T1 or larger, as tables say it; None is unknown."""
+        if self.size_cm is None:
+            return None
+        return "<= 2 cm" if self.size_cm <= SIZE_CUT_CM else "> 2 cm"
+
+    def label(self, stage: Stage) -> int:
+        """0, 1 or -1 for unknown; stage II is asked of SLN-positive cases only."""
+        if stage is Stage.SLN:
+            return self.sln
+        return self.nsln if self.sln == 1 else UNKNOWN
 
     @model_validator(mode="before")
     @classmethod

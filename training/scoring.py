@@ -1,6 +1,6 @@
 """What a network says of many crops at once, as it is served."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from worker.cascade import (
     Network,
+    StageModel,
     class_activation,
     feature_map,
     logit_difference,
     pooled,
+    score,
 )
 from worker.manifest import Calibration, Preprocessing
 from worker.preprocess import centre, standardise
@@ -42,6 +44,23 @@ def score_logits(
         ]
     logits: NDArray[np.float64] = torch.cat(parts).double().cpu().numpy()
     return logits
+
+
+def served_probabilities(
+    model: StageModel, crops: torch.Tensor, tick: Callable[[], None] = lambda: None
+) -> NDArray[np.float64]:
+    """Return the probabilities (n,) of crops (n, 70, 70) through the served path.
+
+    Raises:
+        PermanentError: A score is not finite.
+    """
+    spec = model.manifest.preprocessing
+    probabilities = []
+    for crop in crops:
+        x = standardise(centre(crop, spec), spec)  # (70, 70) -> (3, 64, 64)
+        probabilities.append(score(model, x).probability)
+        tick()
+    return np.array(probabilities)
 
 
 def pooled_features(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dicom_node import db
 from dicom_node.db import Sessions
-from dicom_node.errors import SettingsError
 from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from training.settings import TrainingSettings
@@ -35,13 +34,7 @@ def opened(settings: TrainingSettings) -> Iterator[Site]:
         SettingsError: There is no installation in the data folder.
     """
     engine = db.connect(settings.database)
-    file = engine.url.database
-    is_file = engine.dialect.name == "sqlite" and file is not None
-    if is_file and not Path(str(file)).exists():
-        raise SettingsError(
-            f"there is no installation in {settings.data_dir}: check --data-dir, or "
-            "start with `sentinode up` or `sentinode db upgrade`"
-        )
+    db.demand_existing(engine, settings.data_dir)
     try:
         yield Site(settings, db.writing(engine), spool_of(settings))
     finally:

@@ -1,11 +1,10 @@
 """The key of a site's pseudonyms: whoever has it can link them to patients."""
 
-import os
-import secrets
 from pathlib import Path
 from typing import Final
 
 from dicom_node.errors import SettingsError
+from dicom_node.settings import create_secret
 
 MIN_LENGTH: Final = 16
 
@@ -20,10 +19,7 @@ def read_or_create(path: Path) -> bytes:
         SettingsError: The file holds no key.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32) + "\n")
+        create_secret(path)
     try:
         key = path.read_bytes().strip()
     except OSError as error:

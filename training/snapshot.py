@@ -14,11 +14,9 @@ import csv
 import hashlib
 import io
 import json
-import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,13 +27,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dicom_node.errors import SettingsError, UnreadableObjectError
-from dicom_node.findings import Stage
 from training import cohort, stage_one
 from training.cohort import CohortRow, Look
 from training.datasets import LabelledCrops
 from training.deidentify import KEPT_DEVICE, KEPT_UIDS, Identity, marked_slice
+from training.durable import whole_folder
 from training.layout import COHORT_NAME, DESCRIPTION_NAME
-from training.row import COLUMNS, DEVELOPMENT, cells
+from training.row import COLUMNS, cells
 from training.stage_one import StageOne
 
 SNAPSHOT_NAME: Final = "snapshot.json"
@@ -252,24 +250,9 @@ def freeze(source: Path | Snapshot, out: Path, tick: Tick = lambda: None) -> Sna
     if out.exists():
         raise FileExistsError(f"{out} exists: a snapshot is never written over")
     found = source if isinstance(source, Snapshot) else load(source, tick)
-    with whole(out) as draft:
+    with whole_folder(out) as draft:
         _write(draft, found)
     return load(out)
-
-
-@contextmanager
-def whole(out: Path) -> Iterator[Path]:
-    """Give a folder to write into; it takes its name when all is written."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
-    draft.mkdir()
-    try:
-        yield draft
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _write(draft: Path, found: Snapshot) -> None:
@@ -427,22 +410,6 @@ def _arrays(folder: Path, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     if crops.dtype != np.float32 or len(crops) != n or len(sides) != n:
         raise SettingsError(f"{path} holds {len(crops)} crops for {n} rows")
     return torch.from_numpy(crops), torch.from_numpy(sides)
-
-
-def demand_both_classes(found: Snapshot, stage: Stage) -> None:
-    """Refuse to train a stage on development cases of one class only.
-
-    Raises:
-        SettingsError: With the counts, and what is missing.
-    """
-    learn = found.of_role(DEVELOPMENT).crops.for_stage(stage)
-    positives = int(learn.labels.sum())
-    if learn.rarer == 0:
-        raise SettingsError(
-            f"{stage}: of the development cases {positives} are positive and "
-            f"{len(learn) - positives} negative: both are needed; check the column "
-            f"{stage.value.lower()}"
-        )
 
 
 def reasons(exclusions: Sequence[Exclusion]) -> dict[str, int]:

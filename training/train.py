@@ -14,8 +14,9 @@ from dicom_node.findings import Stage
 from training import learning
 from training.config import Recipe
 from training.datasets import StageSet, measure, split
+from training.determinism import determinism
 from training.learning import Start, learn, pretrained, starting_weights
-from training.loop import Around, Tick, determinism
+from training.loop import Around, Tick
 from training.range import (
     FEATURES_OFF,
     distances,
@@ -35,8 +36,6 @@ from worker.manifest import (
     QualityGate,
     operating_point,
 )
-
-__all__ = ["Task", "Trained", "determinism", "score_logits", "steps", "train"]
 
 MIN_RARER: Final = 5  # of each class; less cannot be split, calibrated and judged
 

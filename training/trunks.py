@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
-from torchvision.models import ResNet
 
 from dicom_node.errors import ModelIntegrityError, SettingsError
 from training.config import PROCEDURAL, RANDOM
+from training.durable import write_whole
 from training.pretrain import READOUT, Plan
 
 Weights = Mapping[str, torch.Tensor]
@@ -26,7 +26,6 @@ SHIPPED: Final = Path(__file__).parent / "weights" / "procedural-resnet18.safete
 SHIPPED_SHA256: Final = (
     "a5fb9caa45a39e323ecdcb77e8c0ba650453dc0a8ba2cc21005201d8b77906d2"
 )
-MAX_SHIPPED_BYTES: Final = 25_000_000
 HEAD: Final = "fc."
 
 
@@ -40,7 +39,7 @@ def initial_weights(init: str | Path, sha256: str | None = None) -> Weights:
 
     Raises:
         SettingsError: The file cannot be read, or comes without its SHA-256.
-        ModelIntegrityError: The bytes are not the expected ones, or no ResNet18.
+        ModelIntegrityError: The bytes are not the expected ones, or hold no tensors.
     """
     if init == RANDOM:
         return {}
@@ -60,30 +59,6 @@ def initial_weights(init: str | Path, sha256: str | None = None) -> Weights:
     }
 
 
-def start_from(network: ResNet, weights: Weights) -> None:
-    """Load a trunk into a network in place; its head stays as it is.
-
-    Raises:
-        ModelIntegrityError: The weights are not those of a whole ResNet18 trunk.
-    """
-    if not weights:
-        return
-    own = network.state_dict()
-    wanted = {name for name in own if not name.startswith(HEAD)}
-    if set(weights) != wanted:
-        odd = sorted(wanted.symmetric_difference(weights))
-        raise ModelIntegrityError(
-            f"the initial weights are no ResNet18: {len(odd)} tensors are missing or "
-            f"too many, such as {odd[0]}"
-        )
-    try:
-        network.load_state_dict({**own, **weights})
-    except RuntimeError as error:
-        raise ModelIntegrityError(
-            f"the initial weights are no ResNet18: {error}"
-        ) from error
-
-
 def encode(tensors: Weights, plan: Plan) -> bytes:
     """Encode a trunk as float16 safetensors that say how they were made."""
     halves = {
@@ -97,9 +72,7 @@ def encode(tensors: Weights, plan: Plan) -> bytes:
 def write(path: Path, tensors: Weights, plan: Plan) -> str:
     """Write a trunk whole or not at all, and return its SHA-256."""
     content = encode(tensors, plan)
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    draft.replace(path)
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

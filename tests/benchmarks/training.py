@@ -21,8 +21,9 @@ from training.augment import augment
 from training.checkpoint import OnDisk
 from training.config import PRESETS, Recipe
 from training.datasets import measure as constants
+from training.determinism import determinism
 from training.learning import starting_weights
-from training.loop import Around, built, determinism, fit
+from training.loop import Around, built, fit
 from training.preparation import Wish, prepare
 from training.team import Team
 from worker.preprocess import standardise

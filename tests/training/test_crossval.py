@@ -76,6 +76,15 @@ def test_the_served_network_learned_from_all_and_is_calibrated_by_the_folds(done
     assert "30 out-of-fold cases" in manifest.quality.features.reason
 
 
+def test_without_a_feature_gate_no_distance_is_measured(tmp_path):
+    prepared, finished = run(tmp_path, wish(tmp_path, feature_gate=False, epochs=1))
+    results = execution.results(execution.plan(prepared))
+
+    assert [len(one.distances) for one in results] == [0, 15, 15]
+    assert all(np.isnan(one.distances).all() for one in results)
+    assert not models.verify(finished.model).quality.features.enabled
+
+
 def test_a_fold_is_calibrated_by_the_others_alone():
     rng = np.random.default_rng(1)
     labels = np.tile([0, 1], 50)

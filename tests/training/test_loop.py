@@ -8,8 +8,9 @@ from training import checkpoint
 from training.checkpoint import CHECKPOINT_NAME, OnDisk
 from training.config import DILATED, PRESETS
 from training.datasets import measure
+from training.determinism import determinism
 from training.learning import starting_weights
-from training.loop import Around, Phase, determinism, fit, phases, rate_at
+from training.loop import Around, Phase, fit, phases, rate_at
 
 DATA = easy_set(20, 1)
 SPEC = measure(DATA)

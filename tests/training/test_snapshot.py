@@ -11,6 +11,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import cohort, snapshot
 from training.phantom import writer
+from training.train import check_enough
 
 
 @pytest.fixture(scope="module")
@@ -341,5 +342,6 @@ def test_one_class_only_cannot_be_trained_on(folder, label):
             row["sln"] = label
 
     rewrite(folder, all_alike)
-    with pytest.raises(SettingsError, match="SLN: of the development cases"):
-        snapshot.demand_both_classes(snapshot.load(folder), Stage.SLN)
+    known = snapshot.load(folder).of_role("development").crops.for_stage(Stage.SLN)
+    with pytest.raises(SettingsError, match="SLN: 0 development cases of the rarer"):
+        check_enough(Stage.SLN, "development", known)

@@ -15,7 +15,8 @@ from training.config import DILATED, PRESETS, STOCK, Recipe
 from training.datasets import CROP, LabelledCrops, StageSet, split
 from training.demo_models import DemoPlan, ensure_demo_models
 from training.publish import Origin
-from training.train import Task, score_logits, steps, train
+from training.scoring import score_logits
+from training.train import Task, steps, train
 from worker import cascade, preprocess
 from worker import manifest as manifests
 from worker.gate import strangeness
@@ -201,7 +202,7 @@ def folder(tmp_path_factory):
 
 def test_a_cohort_on_disk_is_read_through_the_served_preprocessing(folder):
     rows = cohort.read(folder)
-    loaded = cohort.load(folder, rows, lambda: None)
+    loaded = cohort.labelled(rows, [cohort.look(folder, row) for row in rows])
 
     assert loaded.crops.shape == (3, CROP.resize, CROP.resize)
     assert loaded.crops.min() >= 0

@@ -7,12 +7,11 @@ from torchvision.models import resnet18
 
 from dicom_node.errors import ModelIntegrityError, SettingsError
 from training import trunks
-from training.config import PROCEDURAL, RANDOM
-from training.trunks import initial_weights, start_from
-from worker.cascade import build_network
-from worker.manifest import Architecture
+from training.config import DEFAULT, PROCEDURAL, RANDOM
+from training.learning import starting_weights
+from training.trunks import initial_weights
 
-TRUNK = Architecture(head_layers=(2, 3, 4))
+MAX_SHIPPED_BYTES = 25_000_000
 
 
 def digest(path):
@@ -23,18 +22,17 @@ def test_the_shipped_trunk_is_the_pinned_one_and_small():
     content = trunks.SHIPPED.read_bytes()
 
     assert hashlib.sha256(content).hexdigest() == trunks.SHIPPED_SHA256
-    assert len(content) <= trunks.MAX_SHIPPED_BYTES
+    assert len(content) <= MAX_SHIPPED_BYTES
     assert load_file(trunks.SHIPPED)["conv1.weight"].dtype == torch.float16
 
 
 def test_a_network_starts_from_the_shipped_trunk_and_keeps_its_head():
-    network = build_network(TRUNK)
-    head = network.fc.weight.detach().clone()
     weights = initial_weights(PROCEDURAL)
-    start_from(network, weights)
+    head = starting_weights(DEFAULT, None)["fc.weight"]
+    start = starting_weights(DEFAULT, weights)
 
-    assert torch.equal(network.layer4[1].conv2.weight, weights["layer4.1.conv2.weight"])
-    assert torch.equal(network.fc.weight, head)
+    assert torch.equal(start["layer4.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert torch.equal(start["fc.weight"], head)
 
 
 def test_the_card_of_the_trunk_names_its_digest():
@@ -55,10 +53,9 @@ def test_a_file_with_imagenet_s_shape_is_accepted(tmp_path, suffix):
         torch.save(state, path)
     else:
         save_file(state, path)
-    network = build_network(TRUNK)
-    start_from(network, initial_weights(path, digest(path)))
+    start = starting_weights(DEFAULT, initial_weights(path, digest(path)))
 
-    assert torch.equal(network.conv1.weight, state["conv1.weight"])
+    assert torch.equal(start["conv1.weight"], state["conv1.weight"])
 
 
 def test_a_file_of_unknown_bytes_is_refused(tmp_path):
@@ -71,8 +68,8 @@ def test_a_file_of_unknown_bytes_is_refused(tmp_path):
         initial_weights(path, "0" * 64)
     with pytest.raises(SettingsError, match="cannot be read"):
         initial_weights(tmp_path / "absent.pth", "0" * 64)
-    with pytest.raises(ModelIntegrityError, match="no ResNet18"):
-        start_from(build_network(TRUNK), initial_weights(path, digest(path)))
+    with pytest.raises(SettingsError, match="no ResNet18"):
+        starting_weights(DEFAULT, initial_weights(path, digest(path)))
 
 
 class Code:

@@ -14,7 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dicom_node import db
 from dicom_node.db import now
-from dicom_node.errors import SettingsError
 from dicom_node.selection import Rules
 from dicom_node.settings import load as load_settings
 from dicom_node.settings import patient_secret
@@ -158,7 +157,8 @@ def _collected(site: live.Installation, plan: live.Plan) -> Snapshot:
 
 @contextmanager
 def _installation(settings: WorkerSettings) -> Iterator[live.Installation]:
-    engine = db.connect(_existing(settings))
+    engine = db.connect(settings.database)
+    db.demand_existing(engine, settings.data_dir)
     try:
         yield live.Installation(
             db.writing(engine),
@@ -168,15 +168,6 @@ def _installation(settings: WorkerSettings) -> Iterator[live.Installation]:
         )
     finally:
         engine.dispose()
-
-
-def _existing(settings: WorkerSettings) -> str:
-    file = settings.data_dir / "sentinode.db"
-    if settings.database_url is None and not file.exists():
-        raise SettingsError(
-            f"there is no installation in {settings.data_dir}: check --data-dir"
-        )
-    return settings.database
 
 
 def _demand_new(out: Path) -> None:

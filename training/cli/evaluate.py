@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from training import card, scores, snapshot
+from training.durable import whole_folder
 from training.evaluation import (
     Subject,
     count,
@@ -55,8 +56,9 @@ def evaluate_command(
         found = evaluate(
             cohort, given, lambda: progress.advance(bar), progress.console.print
         )
-    scores.write(out, found)
-    _write_cards(out, given, found)
+    with whole_folder(out) as draft:
+        scores.write(draft, found)
+        _write_cards(draft, given, found)
     rows = list(_rows(found))
     if as_json:
         click.echo(json.dumps({"evaluation": str(out), "scores": rows}, indent=2))

@@ -2,27 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import Progress, TaskID
 
 from dicom_node.errors import SettingsError
 from dicom_node.findings import Stage
 from training import execution, parts, snapshot
 from training.config import PRESETS, Recipe
-from training.demo_models import summary
+from training.demo_models import bars, summary
 from training.execution import Done
 from training.preparation import Prepared, Wish, prepare
 from training.row import DEVELOPMENT
@@ -133,7 +125,7 @@ class _Options:
 def _train(options: _Options) -> None:
     with assemble(options.device) as team:
         console = Console(stderr=True, quiet=not team.leads)
-        with _bars(console) as progress:
+        with bars(console) as progress:
             prepared = _read(options, team, progress)
             if options.dry_run:
                 _foresee(prepared, options.workers_for(team), team)
@@ -148,18 +140,6 @@ def _train(options: _Options) -> None:
             )
         if done is not None:
             _tell(prepared, done)
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[Progress]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    ) as progress:
-        yield progress
 
 
 def _read(options: _Options, team: Team, progress: Progress) -> Prepared:

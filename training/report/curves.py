@@ -53,7 +53,6 @@ class Plot:
     alt: str
     lines: Sequence[Line]
     bounds: tuple[float, float] | None = None
-    right: float = 1.0
     legend: Corner = "lower right"
     missing: str = ""
 
@@ -95,7 +94,7 @@ def _draw(
         if plot.bounds is None:
             square(axes)
         else:
-            axes.set_xlim(0, plot.right)
+            axes.set_xlim(0, 1)
             axes.set_ylim(*plot.bounds)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)

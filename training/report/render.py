@@ -4,8 +4,6 @@ import base64
 import csv
 import io
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dicom_node.errors import SettingsError
+from training.durable import whole_folder
 from training.report.document import (
     Block,
     Checklist,
@@ -128,19 +127,12 @@ def write(document: Document, out: Path) -> Path:
     demand_empty(out)
     content = html(document)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+        with whole_folder(out) as draft:
+            (draft / HTML_NAME).write_text(content, encoding="utf-8")
+            for block in document.blocks():
+                _write_block(draft, block)
     except OSError as error:
         raise SettingsError(f"{out} cannot be written: {error.strerror}") from error
-    try:
-        (scratch / HTML_NAME).write_text(content, encoding="utf-8")
-        for block in document.blocks():
-            _write_block(scratch, block)
-        scratch.chmod(0o755)
-        scratch.replace(out)  # onto a missing or an empty folder
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return out / HTML_NAME
 
 

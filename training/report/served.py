@@ -9,10 +9,10 @@ from dicom_node.findings import Stage
 from training.report import choice
 from training.row import DEVELOPMENT
 from training.scores import Evaluation
+from training.scoring import served_probabilities
 from training.snapshot import Snapshot
 from worker import models
-from worker.cascade import StageModel, score
-from worker.preprocess import centre, standardise
+from worker.cascade import StageModel
 from worker.weights import load_stage
 
 Served = Mapping[Stage, StageModel]
@@ -58,14 +58,17 @@ def unlabelled(snapshot: Snapshot, served: Served) -> dict[Stage, dict[str, floa
     """
     scores: dict[Stage, dict[str, float]] = {}
     for stage, model in served.items():
-        spec = model.manifest.preprocessing
+        part = snapshot.take(
+            [
+                i
+                for i, row in enumerate(snapshot.rows)
+                if row.role != DEVELOPMENT
+                and row.label(stage) < 0
+                and (stage is Stage.SLN or row.sln == 1)
+            ]
+        )
+        said = served_probabilities(model, part.crops.crops).tolist()
         scores[stage] = {
-            row.case_id: score(
-                model, standardise(centre(snapshot.crops.crops[i], spec), spec)
-            ).probability
-            for i, row in enumerate(snapshot.rows)
-            if row.role != DEVELOPMENT
-            and (row.sln if stage is Stage.SLN else row.nsln) < 0
-            and (stage is Stage.SLN or row.sln == 1)
+            row.case_id: chance for row, chance in zip(part.rows, said, strict=True)
         }
     return scores

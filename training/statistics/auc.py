@@ -88,7 +88,10 @@ def delong_variance(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         ValueError: A class has fewer than two cases, or the lengths differ.
     """
-    placements = _placements(labels, scores)
+    return _variance(_placements(labels, scores))
+
+
+def _variance(placements: _Placements) -> float:
     if min(map(len, placements)) < 2:  # noqa: PLR2004 - a variance needs two
         raise ValueError("the variance of an AUC needs two cases of each class")
     return float(sum(np.var(part, ddof=1) / len(part) for part in placements))
@@ -103,8 +106,8 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
     Raises:
         ValueError: A class has fewer than two cases, or the lengths differ.
     """
-    value, variance = auc(labels, scores), delong_variance(labels, scores)
     placements = _placements(labels, scores)
+    value, variance = float(placements.positives.mean()), _variance(placements)
     sizes = [len(part) for part in placements]
     step = 0.5 / math.prod(sizes)
     inner = min(max(value, step), 1 - step)

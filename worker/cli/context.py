@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -43,13 +42,7 @@ class Site:
         Raises:
             SettingsError: There is no installation in the data folder.
         """
-        file = self._engine.url.database
-        is_file = self._engine.dialect.name == "sqlite" and file is not None
-        if is_file and not Path(str(file)).exists():
-            raise SettingsError(
-                f"there is no installation in {self.settings.data_dir}: check "
-                "--data-dir, or start with `sentinode up` or `sentinode db upgrade`"
-            )
+        db.demand_existing(self._engine, self.settings.data_dir)
         return self._engine
 
     def close(self) -> None:
