@@ -6,8 +6,9 @@ labels stand beside it, so that a number can be read.
 """
 
 import csv
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,7 @@ from training.phantom import law as laws
 from training.phantom.anatomy import Level
 from training.phantom.crops import subjects
 from training.phantom.law import CohortLaw, Patients
-from training.statistics.auc import auc
-from training.statistics.auc import compare as delong
+from training.statistics.auc import auc, compare_means
 from worker.manifest import Preprocessing
 
 Scores = NDArray[np.float64]
@@ -51,6 +51,9 @@ RADIOMICS: Final = "Radiomics, logistic regression"
 CLINICAL: Final = "Clinical model"
 UNTRAINED: Final = "ResNet18, untrained trunk"
 PERMUTED: Final = "ResNet18, permuted labels"
+ORDER: Final = (RESNET, RADIOMICS, CLINICAL)
+"""Which model is expected above which."""
+
 TEST_SEED: Final = 900_000
 
 
@@ -90,8 +93,7 @@ Fit = Callable[[Drawn, int], Judge]
 class Row:
     """AUC of one model on one law: mean and SD over training draws.
 
-    `share` is the mean as a part of the best possible AUC. `p` are DeLong's two-sided
-    P values, one for each draw, that the network's AUC is the same on these cases.
+    `share` is the mean as a part of the best possible AUC.
     """
 
     model: str
@@ -100,7 +102,32 @@ class Row:
     sd: float
     draws: int
     share: float
-    p: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean AUC of `better` less that of `worse` on the same cases, by DeLong's test.
+
+    `low` and `high` are its 95% interval, `p` is two-sided; `p_of_draws` are the P
+    values of each training draw alone.
+    """
+
+    better: str
+    worse: str
+    cohort: str
+    value: float
+    low: float
+    high: float
+    p: float
+    p_of_draws: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A row for each model and law, and the differences in the expected order."""
+
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
 
 
 def draw(size: Size, tick: Tick) -> tuple[list[Drawn], list[Drawn]]:
@@ -225,35 +252,41 @@ def contenders(recipe: Recipe, tick: Tick) -> dict[str, Fit]:
     }
 
 
-def compare(
+def measure_all(
     learn: Iterable[Drawn], fresh: Iterable[Drawn], models: Mapping[str, Fit], seed: int
-) -> Iterator[Row]:
-    """Yield the rows of each model, the best possible AUC first."""
-    fresh = list(fresh)
-    best = {one.name: _auc(one, one.patients.sln_score) for one in fresh}
-    for name, area in best.items():
-        yield Row(BEST, name, area, 0.0, 1, 1.0)
-    judges = {
+) -> Measured:
+    """Fit each model on each draw and judge it on each law; best possible AUC first."""
+    laws_of = {one.name: one for one in fresh}
+    best = {name: _auc(one, one.patients.sln_score) for name, one in laws_of.items()}
+    fitted = {
         name: [fit(one, seed + number) for number, one in enumerate(learn)]
         for name, fit in models.items()
     }
-    network: dict[str, list[Scores]] = {}
-    for model, fitted in judges.items():
-        for one in fresh:
-            scores = [judge(one) for judge in fitted]
-            if model == RESNET:
-                network[one.name] = scores
-            areas = [_auc(one, each) for each in scores]
-            mean, sd = float(np.mean(areas)), _sd(areas)
-            p = () if model == RESNET else _p(one, network.get(one.name, []), scores)
-            share = mean / best[one.name]
-            yield Row(model, one.name, mean, sd, len(areas), share, p)
+    scores = {
+        (model, name): [judge(one) for judge in judges]
+        for model, judges in fitted.items()
+        for name, one in laws_of.items()
+    }
+    rows = [Row(BEST, name, area, 0.0, 1, 1.0) for name, area in best.items()]
+    for (model, name), found in scores.items():
+        areas = [_auc(laws_of[name], each) for each in found]
+        mean = float(np.mean(areas))
+        rows.append(Row(model, name, mean, _sd(areas), len(areas), mean / best[name]))
+    return Measured(tuple(rows), tuple(_differences(laws_of, scores)))
 
 
-def _p(drawn: Drawn, network: list[Scores], others: list[Scores]) -> tuple[float, ...]:
-    labels = drawn.patients.sln.astype(np.int64)
-    pairs = zip(network, others, strict=False)
-    return tuple(delong(labels, first, second).p for first, second in pairs)
+def _differences(
+    laws_of: Mapping[str, Drawn], scores: Mapping[tuple[str, str], list[Scores]]
+) -> Iterator[Difference]:
+    for better, worse in itertools.pairwise(ORDER):
+        for name, one in laws_of.items():
+            if not {(better, name), (worse, name)} <= set(scores):
+                continue
+            pairs = list(zip(scores[better, name], scores[worse, name], strict=True))
+            labels = one.patients.sln.astype(np.int64)
+            value, low, high, _, p = compare_means(labels, pairs)
+            alone = tuple(compare_means(labels, [pair]).p for pair in pairs)
+            yield Difference(better, worse, name, value, low, high, p, alone)
 
 
 def _auc(drawn: Drawn, scores: Scores) -> float:
@@ -264,28 +297,25 @@ def _sd(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def write(rows: list[Row], size: Size, folder: Path) -> None:
+def write(measured: Measured, size: Size, folder: Path) -> None:
     """Write bench.csv, bench.json and bench.png into a folder."""
+    rows = measured.rows
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "bench.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.DictWriter(stream, list(asdict(rows[0])))
         table.writeheader()
         table.writerows(asdict(row) for row in rows)
-    (folder / "bench.json").write_text(as_json(rows, size), encoding="utf-8")
+    (folder / "bench.json").write_text(as_json(measured, size), encoding="utf-8")
     plot(rows, folder / "bench.png")
 
 
-def as_json(rows: list[Row], size: Size) -> str:
-    """Return rows, targets and what was drawn as JSON."""
-    said = {
-        "drawn": asdict(size),
-        "targets": TARGETS,
-        "rows": [asdict(r) for r in rows],
-    }
+def as_json(measured: Measured, size: Size) -> str:
+    """Return rows, differences, targets and what was drawn as JSON."""
+    said = {"drawn": asdict(size), "targets": TARGETS, **asdict(measured)}
     return json.dumps(said, indent=2) + "\n"
 
 
-def plot(rows: list[Row], path: Path) -> None:
+def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw the AUC of each model on each law, with SD, and the targets."""
     models = list(dict.fromkeys(row.model for row in rows))
     figure, axes = plt.subplots(1, len(COHORTS), figsize=(11, 3.2), sharey=True)

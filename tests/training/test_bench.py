@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import bench
-from training.bench import BEST, COHORTS, SIZE, Size
+from training.bench import BEST, CLINICAL, COHORTS, RADIOMICS, SIZE, Size
 
 SMALL = Size(draws=2, cases=60, fresh=60, seed=3)
 
@@ -18,19 +18,28 @@ def drawn():
 
 
 @pytest.fixture(scope="module")
-def rows(drawn):
+def measured(drawn):
     models = {
         SIZE: lambda _, __: lambda fresh: np.log(fresh.patients.size),
+        CLINICAL: lambda _, __: lambda fresh: np.log(fresh.patients.size),
+        RADIOMICS: lambda _, __: lambda fresh: fresh.patients.sln_score,
         "Coin": lambda _, seed: (
             lambda fresh: np.random.default_rng(seed).random(len(fresh.patients))
         ),
     }
-    return list(bench.compare(*drawn, models, seed=1))
+    return bench.measure_all(*drawn, models, seed=1)
+
+
+@pytest.fixture(scope="module")
+def rows(measured):
+    return measured.rows
 
 
 def test_every_model_is_judged_on_every_law(rows):
     assert [(row.model, row.cohort) for row in rows] == [
-        (model, cohort) for model in (BEST, SIZE, "Coin") for cohort in COHORTS
+        (model, cohort)
+        for model in (BEST, SIZE, CLINICAL, RADIOMICS, "Coin")
+        for cohort in COHORTS
     ]
     assert all(row.share == 1 for row in rows if row.model == BEST)
     assert {row.draws for row in rows if row.model == "Coin"} == {2}
@@ -43,11 +52,28 @@ def test_training_draws_are_other_patients(drawn):
     assert not np.array_equal(first.patients.size, second.patients.size)
 
 
-def test_the_table_and_the_plot_are_written(rows, tmp_path):
-    bench.write(rows, SMALL, tmp_path / "bench")
+def test_neighbours_in_the_expected_order_are_compared_on_the_same_cases(measured):
+    """The network was not asked, so that one comparison is left, on each law."""
+    found = measured.differences
+    means = {(row.model, row.cohort): row.mean for row in measured.rows}
+
+    assert [(one.better, one.worse, one.cohort) for one in found] == [
+        (RADIOMICS, CLINICAL, cohort) for cohort in COHORTS
+    ]
+    for one in found:
+        gain = means[RADIOMICS, one.cohort] - means[CLINICAL, one.cohort]
+        assert one.value == pytest.approx(gain)
+        assert one.low < one.value < one.high
+        assert one.p_of_draws == pytest.approx((one.p, one.p))
+
+
+def test_the_table_and_the_plot_are_written(measured, tmp_path):
+    bench.write(measured, SMALL, tmp_path / "bench")
     said = json.loads((tmp_path / "bench" / "bench.json").read_text())
 
     assert said["targets"] == {"internal": 0.83, "ext1": 0.76, "ext2": 0.73}
-    assert len(said["rows"]) == len(rows)
+    assert len(said["rows"]) == len(measured.rows)
     assert (tmp_path / "bench" / "bench.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "bench" / "bench.csv").read_text().count("\n") == len(rows) + 1
+    assert (tmp_path / "bench" / "bench.csv").read_text().count("\n") == len(
+        measured.rows
+    ) + 1

@@ -6,7 +6,13 @@ from MLstatkit import Delong_test
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from training.statistics import bootstrap
-from training.statistics.auc import AucCases, compare, compare_unpaired, delong_variance
+from training.statistics.auc import (
+    AucCases,
+    compare,
+    compare_means,
+    compare_unpaired,
+    delong_variance,
+)
 
 
 def readings(seed, positives=40, negatives=70, *, ties=False):
@@ -48,6 +54,32 @@ def test_the_same_ranking_twice_is_no_difference():
         0.0,
         1.0,
     )
+
+
+def test_means_are_compared_by_the_contrast_of_all_aucs():
+    """DeLong's L S L' of four AUCs, their covariance written out pair by pair."""
+    labels, a, b = readings(8)
+    _, c, d = readings(9)
+    scores, weights = [a, c, b, d], np.array([0.5, 0.5, -0.5, -0.5])
+    truth = labels == 1
+    wins = np.array(
+        [
+            (s[truth][:, None] > s[~truth]) + 0.5 * (s[truth][:, None] == s[~truth])
+            for s in scores
+        ]
+    )
+    covariance = (
+        np.cov(wins.mean(2)) / truth.sum() + np.cov(wins.mean(1)) / (~truth).sum()
+    )
+    ours = compare_means(labels, [(a, b), (c, d)])
+
+    assert ours.value == pytest.approx(weights @ wins.mean((1, 2)))
+    assert ours.se**2 == pytest.approx(weights @ covariance @ weights)
+
+
+def test_no_pair_is_no_comparison():
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare_means([0, 1], [])
 
 
 def test_unpaired_groups_add_their_variances():

@@ -1,5 +1,6 @@
 """`python -m training bench`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from training import bench
-from training.bench import COHORTS, Row, Size
+from training.bench import COHORTS, Difference, Row, Size
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 POSITIVE = click.IntRange(min=1)
@@ -46,20 +47,21 @@ def bench_command(  # noqa: PLR0913, PLR0917 - one parameter per option of the c
         models = bench.contenders(
             bench.default_recipe(threads), lambda: progress.advance(bar)
         )
-        rows = list(bench.compare(*drawn, models, seed))
+        measured = bench.measure_all(*drawn, models, seed)
     if out is not None:
-        bench.write(rows, size, out)
+        bench.write(measured, size, out)
     if as_json:
-        click.echo(bench.as_json(rows, size), nl=False)
+        click.echo(bench.as_json(measured, size), nl=False)
     else:
-        Console(width=120).print(_table(rows, size))
+        console = Console(width=120)
+        console.print(_table(measured.rows, size))
+        console.print(_differences(measured.differences))
 
 
-def _table(rows: list[Row], size: Size) -> Table:
+def _table(rows: Sequence[Row], size: Size) -> Table:
     table = Table(
         title=f"SLN AUC, n = {size.cases}, mean and SD of {size.draws} draws, "
-        f"{size.fresh} fresh cases (part of the best possible); P: DeLong against the "
-        "network, the largest of the draws"
+        f"{size.fresh} fresh cases (part of the best possible)"
     )
     table.add_column("Model")
     for cohort in COHORTS:
@@ -72,5 +74,23 @@ def _table(rows: list[Row], size: Size) -> Table:
 
 def _cell(row: Row) -> str:
     spread = f" ± {row.sd:.3f}" if row.draws > 1 else ""
-    said = f"{row.mean:.3f}{spread} ({row.share:.0%})"
-    return f"{said}, P <= {max(row.p):.1g}" if row.p else said
+    return f"{row.mean:.3f}{spread} ({row.share:.0%})"
+
+
+def _differences(differences: Sequence[Difference]) -> Table:
+    table = Table(
+        title="Mean AUC of one model less another's on the same cases (95% interval), "
+        "DeLong's P of the mean, and of each draw alone"
+    )
+    for column in ("Above", "Below", "Law", "Difference", "P", "P of each draw"):
+        table.add_column(column)
+    for one in differences:
+        table.add_row(
+            one.better,
+            one.worse,
+            one.cohort,
+            f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})",
+            f"{one.p:.1g}",
+            ", ".join(f"{p:.1g}" for p in one.p_of_draws),
+        )
+    return table

@@ -5,6 +5,7 @@ in Sun and Xu, IEEE Signal Processing Letters 2014.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -125,13 +126,32 @@ def compare(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> AucDiffer
     Raises:
         ValueError: A class has fewer than two cases, or the lengths differ.
     """
-    one, two = _placements(labels, first), _placements(labels, second)
-    if min(map(len, one)) < 2:  # noqa: PLR2004 - a variance needs two
+    return compare_means(labels, [(first, second)])
+
+
+def compare_means(
+    labels: ArrayLike, pairs: Sequence[tuple[ArrayLike, ArrayLike]]
+) -> AucDifference:
+    """Compare mean AUCs: of the first scores of all pairs, and of the second ones.
+
+    All scores are of the same cases, from models that were fitted several times. This
+    is DeLong's test of a contrast of many correlated AUCs, with equal weights: the
+    cases are what varies, the models are taken as they are.
+
+    Raises:
+        ValueError: There is no pair, a class has fewer than two cases, or the lengths
+            differ.
+    """
+    if not pairs:
+        raise ValueError("there is nothing to compare")
+    placed = [(_placements(labels, a), _placements(labels, b)) for a, b in pairs]
+    if min(map(len, placed[0][0])) < 2:  # noqa: PLR2004 - a variance needs two
         raise ValueError("a DeLong test needs two cases of each class")
-    value = float(one.positives.mean() - two.positives.mean())
-    parts = zip(one, two, strict=True)
-    variance = sum(float(np.var(a - b, ddof=1)) / len(a) for a, b in parts)
-    return _tested(value, variance)
+    gains = _Placements(
+        np.mean([one.positives - two.positives for one, two in placed], axis=0),
+        np.mean([one.negatives - two.negatives for one, two in placed], axis=0),
+    )
+    return _tested(float(gains.positives.mean()), _variance(gains))
 
 
 def compare_unpaired(first: AucCases, second: AucCases) -> AucDifference:
