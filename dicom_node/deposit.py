@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node import contexts, ledger
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import Clock, Sessions
+from dicom_node.errors import LedgerUnavailableError
 from dicom_node.intake import (
     SOP_CLASS_NOT_SUPPORTED,
     Intake,
@@ -61,6 +64,7 @@ class Deposit:
         Raises:
             StoreRefusedError: It is not an object that the listener would take.
             SpoolFullError: There is no room for it now.
+            LedgerUnavailableError: It has no row; a repetition finds its file.
         """
         demand_accepted(request)
         kept = self.intake.keep(request)
@@ -68,9 +72,14 @@ class Deposit:
         uid = instance.study_uid
         entries: list[Entry] = [Carried(self.association, uid)]
         entries = [*(entries if uid not in self._carried else ()), kept]
-        with self.sessions.begin() as session:
-            known = ledger.instance(session, instance.sop_instance_uid) is not None
-            write(session, entries, self.quiet, self.clock())
+        try:
+            with self.sessions.begin() as session:
+                sop_uid = instance.sop_instance_uid
+                known = ledger.instance(session, sop_uid) is not None
+                write(session, entries, self.quiet, self.clock())
+        except SQLAlchemyError as error:
+            text = "the ledger cannot be written; try again when the database answers"
+            raise LedgerUnavailableError(text) from error
         self._carried.add(uid)
         if not self.intake.spool.written_at(instance.path):
             self.intake.keep(request)  # a purge took the file that it was found to be

@@ -5,8 +5,9 @@ needs no more than the one association. Only series of modalities that can matte
 asked for.
 """
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydicom import Dataset
@@ -19,20 +20,13 @@ from dicom_node.association import associate, end, status_of
 from dicom_node.attributes import number, text
 from dicom_node.codestream import UNCOMPRESSED
 from dicom_node.deposit import Deposit
-from dicom_node.errors import (
-    LedgerUnavailableError,
-    PeerUnavailableError,
-    SpoolFullError,
-)
-from dicom_node.intake import (
-    CANNOT_UNDERSTAND,
-    OUT_OF_RESOURCES,
-    SUCCESS,
-    StoreRefusedError,
-)
-from dicom_node.retrieve import PENDING, Archive, find, judge
-from dicom_node.storage import request_of
+from dicom_node.errors import PeerUnavailableError
+from dicom_node.intake import SUCCESS
+from dicom_node.retrieve import FIND, PENDING, Archive, find, judge
+from dicom_node.storage import refusal, request_of
 from dicom_node.study import Peer, StudyUid, is_valid_uid
+
+log = logging.getLogger(__name__)
 
 MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
 GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
@@ -70,8 +64,8 @@ class Query:
     """What is looked for; empty means any. Dates are YYYYMMDD, or ranges A-B."""
 
     study_uid: str = ""
-    accession: str = ""
-    patient_id: str = ""
+    accession: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
     dates: str = ""
     modality: str = "MR"
 
@@ -155,10 +149,7 @@ def get(
         for context in contexts.accepted()
         if str(context.abstract_syntax) in stored
     ]
-    find_and_get = [
-        build_context(uid, list(UNCOMPRESSED))
-        for uid in ("1.2.840.10008.5.1.4.1.2.2.1", GET)
-    ]
+    find_and_get = [build_context(uid, list(UNCOMPRESSED)) for uid in (FIND, GET)]
     association = associate(
         peer,
         calling_aet,
@@ -183,12 +174,15 @@ def _store(event: Event, deposit: Deposit, calling_ae: str) -> int:
     """Take one object of a C-GET as the listener would take it."""
     try:
         deposit.put(request_of(event, calling_ae))
-    except StoreRefusedError as error:
-        return error.status
-    except (SpoolFullError, LedgerUnavailableError):
-        return OUT_OF_RESOURCES
-    except Exception:  # noqa: BLE001 - the peer gets a status, whatever went wrong
-        return CANNOT_UNDERSTAND
+    except Exception as error:  # noqa: BLE001 - the peer gets a status, whatever went wrong
+        refused = refusal(error)
+        extra = {
+            "calling_ae": calling_ae,
+            "status": f"0x{refused.status:04X}",
+            "why": refused.why,
+        }
+        log.warning("object of a retrieval refused", extra=extra)
+        return refused.status
     return SUCCESS
 
 

@@ -31,13 +31,10 @@ from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
 from dicom_node.counters import Counted, Counters
 from dicom_node.db import Clock, Sessions, now
-from dicom_node.errors import LedgerUnavailableError, SpoolFullError
 from dicom_node.intake import (
     OUT_OF_RESOURCES,
-    PROCESSING_FAILURE,
     SUCCESS,
     Intake,
-    StoreRefusedError,
 )
 from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -45,7 +42,7 @@ from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.refusals import Refusals
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.shared_spool import spool_of
-from dicom_node.storage import request_of
+from dicom_node.storage import Refusal, refusal, request_of
 from dicom_node.study import StudyUid
 
 log = logging.getLogger(__name__)
@@ -359,12 +356,8 @@ class Listener:
     def _answer(self, event: Event, stores: Stores) -> int:
         try:
             self._store(event, stores)
-        except StoreRefusedError as error:
-            return _refuse(stores, error.status, str(error))
-        except (SpoolFullError, LedgerUnavailableError) as error:
-            return _refuse(stores, OUT_OF_RESOURCES, str(error))
         except Exception as error:  # noqa: BLE001 - pynetdicom would answer 0xC211, never to be retried
-            return _refuse(stores, PROCESSING_FAILURE, type(error).__name__)
+            return _refuse(stores, refusal(error))
         return SUCCESS
 
     def _store(self, event: Event, stores: Stores) -> None:
@@ -405,15 +398,15 @@ def _bound_pdus(connection: Connection, max_bytes: int) -> None:
     transport.recv = bounded  # type: ignore[method-assign] # no event comes that early
 
 
-def _refuse(stores: Stores, status: int, why: str) -> int:
+def _refuse(stores: Stores, refused: Refusal) -> int:
     extra = {
         "association": stores.association.association_id,
         "calling_ae": stores.association.calling_ae,
-        "status": f"0x{status:04X}",
-        "why": why,
+        "status": f"0x{refused.status:04X}",
+        "why": refused.why,
     }
     log.warning("store refused", extra=extra)
-    return status
+    return refused.status
 
 
 def _calling_ae(connection: Connection) -> str:

@@ -1,7 +1,7 @@
 """`sentinode audit`: who did what to which study, and whether the record holds."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from dicom_node.chain import Head, Verdict
 from dicom_node.errors import SettingsError
 from worker.cli.context import (
     Site,
+    UtcTime,
     json_option,
     operator,
     print_json,
@@ -21,7 +22,7 @@ from worker.cli.context import (
     site_options,
 )
 
-TIME = click.DateTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
+TIME = UtcTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
 since_option = click.option("--since", type=TIME, help="Then or later, UTC.")
 until_option = click.option("--until", type=TIME, help="Before then, UTC.")
 
@@ -57,7 +58,7 @@ def list_entries(  # noqa: PLR0913 - one argument for each option
     """
     with site.reading() as session:
         found = audit.entries(
-            session, since=_utc(since), until=_utc(until), actor=actor, study=study
+            session, since=since, until=until, actor=actor, study=study
         )
         rows = [_document(one) for one in found]
     if as_json:
@@ -68,10 +69,6 @@ def list_entries(  # noqa: PLR0913 - one argument for each option
         *("study_uid", "object", "detail", "outcome"),
     )
     print_table("Audit", columns, [[row[name] for name in columns] for row in rows])
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _document(entry: Entry) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def export(
     with site.writing.begin() as session:
         audit.record(session, site.trail, event)
     with site.reading() as session:
-        found = audit.entries(session, since=_utc(since), until=_utc(until))
+        found = audit.entries(session, since=since, until=until)
         count = _write(found, out)
     if as_json:
         print_json({"file": str(out), "entries": count})

@@ -110,6 +110,27 @@ json_option = click.option(
 )
 
 
+class UtcTime(click.DateTime):
+    """A time that an option states, in UTC."""
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        """Return the time, aware of its zone."""
+        return super().convert(value, param, ctx).replace(tzinfo=UTC)
+
+
+DAY: Final = UtcTime(formats=["%Y-%m-%d"])
+
+
+def patient_id_of(said: str) -> str:
+    """Return a patient ID; `-` reads it from stdin, so that no `ps` shows it."""
+    return sys.stdin.readline().strip() if said == "-" else said
+
+
 def print_json(value: object) -> None:
     """Print one JSON document; times are RFC 3339 UTC."""
     click.echo(json.dumps(value, indent=2, default=_encode, ensure_ascii=False))

@@ -3,7 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Final, TextIO
@@ -12,10 +12,9 @@ import click
 
 from dicom_node.errors import SettingsError
 from worker import export
-from worker.cli.context import Site, json_option, print_json, rfc3339, site_options
+from worker.cli.context import DAY, Site, json_option, print_json, rfc3339, site_options
 from worker.export import COLUMNS, Cell, Extract
 
-DAY = click.DateTime(formats=["%Y-%m-%d"])
 PARQUET_TYPES: Final = {
     str: "string",
     float: "float64",
@@ -52,7 +51,7 @@ def command(  # noqa: PLR0913 - one argument for each option
     """
     if as_json and out is None:
         raise click.UsageError("--json says what was written: it goes with --out")
-    extract = Extract(_utc(since), _utc(until), all_versions)
+    extract = Extract(since, until, all_versions)
     with site.reading() as session:
         found = export.rows(session, extract)
         if out is None:
@@ -63,10 +62,6 @@ def command(  # noqa: PLR0913 - one argument for each option
         print_json({"file": out, "results": count})
     else:
         click.echo(f"{count} results in {out}")
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _write_file(found: Iterator[dict[str, Cell]], out: Path) -> int:

@@ -1,7 +1,6 @@
 """`sentinode fetch`: studies that an archive has and nobody routes to us."""
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,14 @@ from dicom_node.errors import PermanentError, SettingsError
 from dicom_node.fetch import Match, Moved, Query
 from dicom_node.study import Peer, StudyUid
 from worker.cli import signed
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import (
+    Site,
+    json_option,
+    patient_id_of,
+    print_json,
+    print_table,
+    site_options,
+)
 from worker.cli.importing import way_in
 from worker.cli.peers import peer_option
 
@@ -62,9 +68,7 @@ def command(site: Site, **said: Any) -> None:  # noqa: ANN401 - the options abov
 
 def _queries(said: dict[str, Any]) -> list[Query]:
     uids, accession, dates = said["uids"], said["accession"], said["dates"]
-    patient_id = said["patient_id"]
-    if patient_id == "-":
-        patient_id = sys.stdin.readline().rstrip("\n")
+    patient_id = patient_id_of(said["patient_id"])
     if not (uids or accession or patient_id or dates):
         raise click.UsageError("say what to fetch: --study, --accession, --date ...")
     if not DATES.fullmatch(dates):

@@ -1,10 +1,9 @@
 """`sentinode studies reprocess`: one study, or a year of them, without a stop."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -20,9 +19,11 @@ from dicom_node.study import Reason, StudyState, StudyUid
 from worker import reprocessing
 from worker.cli import signed
 from worker.cli.context import (
+    DAY,
     Site,
     json_option,
     operator,
+    patient_id_of,
     print_json,
     print_table,
     site_options,
@@ -34,7 +35,6 @@ CHUNK: Final = 50
 """Studies that one transaction takes up: a writer of live work waits for no more."""
 
 POLL_S: Final = 1.0
-DAY = click.DateTime(formats=["%Y-%m-%d"])
 SHARE = click.FloatRange(0, 1)
 
 
@@ -57,12 +57,8 @@ SHARE = click.FloatRange(0, 1)
 @click.option("--reason", type=click.Choice([reason.value for reason in Reason]))
 @click.option("--model", metavar="NAME@VERSION", help="Newest result is of this model.")
 @click.option("--stage", type=click.Choice([one.value for one in Stage]), default="SLN")
-@click.option(
-    "--score-min", type=click.FloatRange(0, 1), help="Probability of --stage."
-)
-@click.option(
-    "--score-max", type=click.FloatRange(0, 1), help="Probability of --stage."
-)
+@click.option("--score-min", type=SHARE, help="Probability of --stage.")
+@click.option("--score-max", type=SHARE, help="Probability of --stage.")
 @click.option("--everything", is_flag=True, help="All studies; nothing narrows.")
 @click.option("--force", is_flag=True, help="Also what the active models scored.")
 @click.option("--batch", metavar="NAME", help="Go on with a batch that was cut short.")
@@ -132,14 +128,12 @@ def command(site: Site, uids: Sequence[str], **said: Any) -> None:  # noqa: ANN4
 def _wanted(site: Site, uids: Sequence[str], said: dict[str, Any]) -> Wanted:
     key = None
     if said["patient_id"] is not None:
-        patient_id = said["patient_id"]
-        if patient_id == "-":
-            patient_id = sys.stdin.readline().rstrip("\n")
+        patient_id = patient_id_of(said["patient_id"])
         key = ledger.patient_key(patient_secret(site.settings), patient_id)
     return Wanted(
         uids=tuple(map(StudyUid, uids)),
         patient_key=key,
-        received=(_utc(said["received_since"]), _utc(said["received_until"])),
+        received=(said["received_since"], said["received_until"]),
         studied=(_day(said["studied_since"]), _day(said["studied_until"])),
         state=StudyState(said["state"]) if said["state"] else None,
         reason=Reason(said["reason"]) if said["reason"] else None,
@@ -147,10 +141,6 @@ def _wanted(site: Site, uids: Sequence[str], said: dict[str, Any]) -> Wanted:
         stage=Stage(said["stage"]),
         scores=(said["score_min"], said["score_max"]),
     )
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.replace(tzinfo=UTC)
 
 
 def _day(value: datetime | None) -> Any:  # noqa: ANN401 - a date or None

@@ -1,6 +1,5 @@
 """`sentinode slnd`: results of sentinel lymph node dissection, by hand."""
 
-import sys
 from datetime import datetime
 
 import click
@@ -17,6 +16,7 @@ from worker.cli.context import (
     Site,
     json_option,
     operator,
+    patient_id_of,
     site_options,
 )
 from worker.cli.slnd_import import import_file
@@ -92,8 +92,7 @@ def set_result(  # noqa: PLR0913 - one argument for each option of the contract
     """
     if patient_id == "-" and not yes:
         raise click.UsageError("a patient ID from stdin needs --yes")
-    if patient_id == "-":
-        patient_id = sys.stdin.readline().strip()
+    patient_id = patient_id_of(patient_id)
     day = performed_on.date() if performed_on else None
     slnd = result_of(site, (result, deposit), day, source)
     with site.reading() as session:
