@@ -201,7 +201,7 @@ def test_four_classifiers_are_shown_and_the_best_out_of_fold_leads(scored):
 
 
 def test_radiomics_is_above_clinical_and_far_below_the_best_possible(measured, scored):
-    """Fitted on 519 and scored on 3,000, three draws gave 0.81 (SE 0.01).
+    """`python -m training bench` gives 0.787, SD 0.007, on 1,500 cases.
 
     The standard error of these 300 cases is 0.03; the bound is two of them above.
     """
@@ -209,7 +209,7 @@ def test_radiomics_is_above_clinical_and_far_below_the_best_possible(measured, s
     (other,) = clinical.score(measured[0], Stage.SLN)
     area = auc(part.labels, part.probabilities)
 
-    assert 0.66 < area < 0.81 + 2 * 0.03
+    assert 0.66 < area < 0.787 + 2 * 0.03
     assert (
         compare(
             part.labels, part.probabilities, other.cohort("internal").probabilities
