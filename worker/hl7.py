@@ -72,7 +72,7 @@ async def serve(settings: WorkerSettings) -> None:
     """
     if settings.hl7_port is None:
         raise SettingsError("SENTINODE_HL7_PORT: is not set, so HL7 is off")
-    context = mllp.tls(
+    context = mllp.secured(
         settings.hl7_tls_certificate, settings.hl7_tls_key, settings.hl7_tls_client_ca
     )
     server = Server(service(settings, open_inbox(settings)))

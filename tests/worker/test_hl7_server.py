@@ -280,8 +280,8 @@ def test_half_of_the_tls_files_is_a_wrong_setting(certificates, tmp_path):
         (certificate, key, key),
     ):
         with pytest.raises(SettingsError, match="TLS"):
-            mllp.tls(*files)
-    assert mllp.tls(None, None, None) is None
+            mllp.secured(*files)
+    assert mllp.secured(None, None, None) is None
 
 
 def test_a_wrong_setting_or_a_taken_port_is_one_sentence(tmp_path):

@@ -162,7 +162,7 @@ def _hl7(site: Site) -> str:
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
-            elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+            elapsed = sender.echo(peer, site.settings.caller, TIMEOUT_S)
         except NodeError as error:
             raise NodeError(
                 f"{error}: is it up, does it know {site.settings.aet} at this address?"
@@ -174,10 +174,11 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
 
 def _query(site: Site) -> str:
     peer, aet = site.settings.query, site.settings.aet
+    caller = site.settings.caller
     if peer is None:
         return "not asked"
     try:
-        with retrieve.querying(peer, aet, TIMEOUT_S):
+        with retrieve.querying(peer, caller, TIMEOUT_S):
             return f"{peer} takes queries"
     except NodeError as error:
         raise NodeError(

@@ -244,7 +244,7 @@ def _found(run: Run, archive: Peer) -> str:
         "SeriesInstanceUID": "",
         "Modality": "",
     }
-    with retrieve.querying(archive, settings.aet, timeout) as opened:
+    with retrieve.querying(archive, settings.caller, timeout) as opened:
         series = [
             str(one.SeriesInstanceUID)
             for one in find(opened, "SERIES", **keys)
