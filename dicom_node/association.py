@@ -64,7 +64,7 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     if association.is_established:
         return association
     if context is not None and context.fault is not None:
-        raise PeerUnavailableError(f"{peer}: {tls.explain(context.fault)}")
+        raise PeerUnavailableError(f"{peer}: {context.fault}")
     if association.is_rejected:
         raise PeerUnavailableError(
             f"{peer} rejected the association{_reason(association)}"

@@ -111,12 +111,9 @@ class Certificate:
 
 
 class ClientContext(ssl.SSLContext):
-    """The TLS of one call, which remembers what went wrong.
+    """The TLS of one call, which remembers why it failed: pynetdicom only logs that."""
 
-    pynetdicom would only log it.
-    """
-
-    fault: OSError | None = None
+    fault: str | None = None
 
 
 class _ClientSocket(ssl.SSLSocket):
@@ -126,14 +123,15 @@ class _ClientSocket(ssl.SSLSocket):
         try:
             super().do_handshake(block)
         except OSError as error:
-            cast("ClientContext", self.context).fault = error
+            cast("ClientContext", self.context).fault = explain(error)
+            self.close()  # pynetdicom leaves that to the collector
             raise
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         try:
             return super().recv(buflen, flags)
         except OSError as error:
-            cast("ClientContext", self.context).fault = error
+            cast("ClientContext", self.context).fault = explain(error)
             raise
 
 
