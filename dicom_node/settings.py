@@ -311,6 +311,13 @@ class NodeSettings(BaseSettings):
         return Peer(self.aet, local_host(self.host), self.port)
 
     @property
+    def way_to_store(self) -> Peer:
+        """Where the listener takes objects of a sender on this host."""
+        if not (self.takes_tls and self.tls_only):
+            return self.listener
+        return Peer(self.aet, local_host(self.host), self.tls_port, tls=True)
+
+    @property
     def takes_tls(self) -> bool:
         """Say whether there is a port for calls by TLS."""
         return self.tls_certificate is not None

@@ -23,7 +23,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
-from worker import keeping, models, outcomes
+from worker import credentials, keeping, models, outcomes
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
@@ -148,6 +148,25 @@ def _listener(site: Site) -> str:
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 
+def _tls(site: Site) -> str:
+    host, port = local_host(site.settings.host), site.settings.tls_port
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        raise NodeError(
+            f"nothing listens on {host} port {port}: see logs/listener.log"
+        ) from error
+    return f"listens on {host} port {port}"
+
+
+def _certificates(site: Site) -> str:
+    return credentials.check_certificates(site.settings, now())
+
+
+def _secrets(site: Site) -> str:
+    return credentials.check_secrets(site.settings)
+
+
 def _hl7(site: Site) -> str:
     host, port = local_host(site.settings.hl7_host), site.settings.hl7_port
     try:
@@ -231,17 +250,30 @@ def checks(site: Site) -> Iterator[Check]:
     if site.settings.store_url is not None:
         yield run("object store", _store, site)
     yield run("kept files", _kept, site)
+    yield run("secret files", _secrets, site)
+    if credentials.certificates(site.settings):
+        yield run("certificates", _certificates, site)
+    yield from _listeners(site)
+    yield from _peers(site)
+    if not site.settings.destinations:
+        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
+
+
+def _listeners(site: Site) -> Iterator[Check]:
     yield run("listener", _listener, site)
+    if site.settings.takes_tls:
+        yield run("listener, TLS", _tls, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
+
+
+def _peers(site: Site) -> Iterator[Check]:
     for peer in site.settings.pacs:
         yield run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
         yield run(f"query {site.settings.query.ae_title}", _query, site)
     for service in site.settings.stow:
         yield run(f"STOW-RS {service.host}", _web_service(service), site)
-    if not site.settings.destinations:
-        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 
 
 @click.command("doctor")
