@@ -88,7 +88,22 @@ def secured(
             raise SettingsError("TLS needs both a certificate and its key")
         return None
     files = TlsFiles(certificate, key, client_ca)
-    return tls.server_context(files, mutual=client_ca is not None)
+    context = tls.server_context(files, mutual=client_ca is not None)
+    context.sslobject_class = _Handshake
+    return context
+
+
+class _Handshake(ssl.SSLObject):
+    """Says why a handshake failed: asyncio hangs up and tells nobody."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as error:
+            log.warning("HL7 connection refused: %s", tls.explain(error))
+            raise
 
 
 class Server:
