@@ -235,6 +235,7 @@ def _stamp(files: TlsFiles) -> tuple[object, ...]:
 
 def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(CIPHERS)  # of TLS 1.2; those of 1.3 are all allowed
     # A certificate that a site trusts by itself needs no authority above it.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN

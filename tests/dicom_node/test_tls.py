@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -24,10 +25,11 @@ from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
 from dicom_node.study import Peer, SopInstanceUid
 from dicom_node.tls import Caller, TlsFiles
-from tests.certificates import Hospital
+from tests.certificates import Hospital, Pair
 from tests.dicom_node.conftest import CALLER, associate, dataset, make_database, store
 from tests.peers import ORTHANC_AET, Orthanc, free_port, wait_until
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <:ResourceWarning"),
     pytest.mark.usefixtures("left_sockets"),
@@ -368,6 +370,32 @@ def test_a_file_that_cannot_be_used_is_named(secure, sessions, tmp_path, broken)
     with pytest.raises(SettingsError, match=r"broken\.pem") as raised:
         Listener(secure.model_copy(update={broken: path}), sessions).start()
     assert "SECRET-MARKER" not in str(raised.value)
+
+
+def test_the_certificates_of_the_readme_work(secure, sessions, tmp_path):
+    section = README.partition("### Use TLS")[2]
+    commands = section.partition("```sh\n")[2].partition("```")[0]
+    subprocess.run(
+        ["bash", "-ec", commands], cwd=tmp_path, check=True, capture_output=True
+    )
+    made = tmp_path / "tls"
+    ours, theirs = made / "sentinode.example", made / "pacs.example"
+    update = {
+        "tls_certificate": ours.with_suffix(".example.pem"),
+        "tls_key": ours.with_suffix(".example.key"),
+        "tls_ca": made / "ca.pem",
+    }
+    pair = Pair(theirs.with_suffix(".example.pem"), theirs.with_suffix(".example.key"))
+    with listening(secure.model_copy(update=update), sessions) as started:
+        options = ("+tls", pair.key, pair.certificate, "+cf", made / "ca.pem")
+        assert echoscu(started.tls_port, *options).returncode == 0
+        context = ssl.create_default_context(cafile=made / "ca.pem")
+        context.load_cert_chain(pair.certificate, pair.key)
+        with (
+            socket.create_connection(("127.0.0.1", started.tls_port)) as plain,
+            context.wrap_socket(plain, server_hostname="sentinode.example") as secured,
+        ):
+            assert secured.version() == "TLSv1.3"
 
 
 # Calls that we make
