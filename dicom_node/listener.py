@@ -41,7 +41,7 @@ from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from dicom_node.reception import ACSE_TIMEOUT_S, FAULT, Call, Reception, Rejection
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.refusals import Refusals
-from dicom_node.server import Door, Server
+from dicom_node.server import NETWORK_TIMEOUT_S, Door, Server
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.shared_spool import spool_of
 from dicom_node.storage import Refusal, refusal, request_of
@@ -50,7 +50,6 @@ from dicom_node.study import StudyUid
 log = logging.getLogger(__name__)
 
 DIMSE_TIMEOUT_S: Final = 120
-NETWORK_TIMEOUT_S: Final = 60
 DRAIN_TIMEOUT_S: Final = 5.0
 FLUSH_TIMEOUT_S: Final = 5.0
 

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG: Final = 128
 FIRST_BYTE_TIMEOUT_S: Final = 30.0
+NETWORK_TIMEOUT_S: Final = 60.0
 
 TOO_MANY_SILENT: Final = "too many of its connections ask for nothing"
 TOO_OFTEN: Final = "it calls too often"
@@ -139,7 +140,8 @@ class Server(ThreadedAssociationServer):
             return None
         if secured is not None:
             request = secured.context.wrap_socket(request, server_side=True)
-        request.settimeout(None)
+        # pynetdicom reads a PDU to its end, however long the rest may take to come.
+        request.settimeout(NETWORK_TIMEOUT_S)
         return request
 
     def handle_error(self, request: object, client_address: Any) -> None:  # noqa: ANN401 - as declared by socketserver

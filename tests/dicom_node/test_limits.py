@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dicom_node import audit, verification
+from dicom_node import audit, server, verification
 from dicom_node.admission import Admission
 from dicom_node.limits import MAX_SILENT, MAX_SILENT_OF_ONE, Places, Rate, Silent
 from dicom_node.listener import Listener
@@ -177,6 +177,35 @@ def test_too_many_silent_connections_of_one_address_are_closed(settings, session
         last.settimeout(10)
         assert last.recv(1) == b""
     assert "ask for nothing" in trail(sessions)
+
+
+def test_a_caller_that_stops_in_mid_word_is_hung_up_on(settings, sessions, monkeypatch):
+    monkeypatch.setattr(server, "NETWORK_TIMEOUT_S", 0.5)
+    with listening(settings, sessions) as started:
+        half = socket.create_connection(("127.0.0.1", started.port))
+        half.settimeout(10)
+        half.sendall(b"\x01\x00\x00\x00")
+        with half:
+            assert half.recv(1) == b""
+
+
+def test_an_association_that_stops_in_mid_word_gives_its_place_back(
+    settings, sessions, monkeypatch
+):
+    monkeypatch.setattr(server, "NETWORK_TIMEOUT_S", 0.5)
+    with listening(settings, sessions, max_associations=1) as started:
+        held = associate(started.port)
+        assert answer(associate(started.port, "OTHER")) == LOCAL_LIMIT_EXCEEDED
+        held.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x10\x00half")
+
+        def has_place():
+            association = associate(started.port, "OTHER")
+            established = association.is_established
+            if established:
+                association.release()
+            return established
+
+        wait_until(has_place, "the end of the one that stopped", 10)
 
 
 # Calls
