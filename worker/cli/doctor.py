@@ -148,15 +148,18 @@ def _listener(site: Site) -> str:
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 
-def _tls(site: Site) -> str:
-    host, port = local_host(site.settings.host), site.settings.tls_port
+def _knock(host: str, port: int | None, log: str) -> str:
     try:
-        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+        socket.create_connection((local_host(host), port), timeout=TIMEOUT_S).close()
     except OSError as error:
         raise NodeError(
-            f"nothing listens on {host} port {port}: see logs/listener.log"
+            f"nothing listens on {local_host(host)} port {port}: see logs/{log}"
         ) from error
-    return f"listens on {host} port {port}"
+    return f"listens on {local_host(host)} port {port}"
+
+
+def _tls(site: Site) -> str:
+    return _knock(site.settings.host, site.settings.tls_port, "listener.log")
 
 
 def _certificates(site: Site) -> str:
@@ -168,14 +171,7 @@ def _secrets(site: Site) -> str:
 
 
 def _hl7(site: Site) -> str:
-    host, port = local_host(site.settings.hl7_host), site.settings.hl7_port
-    try:
-        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
-    except OSError as error:
-        raise NodeError(
-            f"nothing listens on {host} port {port}: see logs/hl7.log"
-        ) from error
-    return f"listens on {host} port {port}"
+    return _knock(site.settings.hl7_host, site.settings.hl7_port, "hl7.log")
 
 
 def _pacs(peer: Peer) -> Callable[[Site], str]:
