@@ -11,9 +11,11 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.errors import PeerRejectedError, PeerUnavailableError
+from dicom_node import tls
+from dicom_node.errors import PeerRejectedError, PeerUnavailableError, SettingsError
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.study import Peer
+from dicom_node.tls import Caller, Calling, ClientContext
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_PDU: Final = 262_144
@@ -26,19 +28,22 @@ _config.LOG_HANDLER_LEVEL = "none"
 
 def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     peer: Peer,
-    calling_aet: str,
+    calling: Calling,
     contexts: Sequence[PresentationContext],
     timeout: float,
     handlers: Sequence[EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
-    """Open an association.
+    """Open an association, by TLS where the peer's address says so.
 
     Raises:
-        PeerUnavailableError: The peer is not there, or rejected the association.
+        PeerUnavailableError: The peer is not there, or rejected the association, or one
+            of both does not trust the other's certificate.
         PeerRejectedError: The peer accepted none of the presentation contexts.
     """
-    entity = AE(calling_aet)
+    caller = calling if isinstance(calling, Caller) else Caller(calling)
+    context = _secured(peer, caller)
+    entity = AE(caller.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = min(CONNECT_TIMEOUT_S, timeout)
@@ -52,11 +57,14 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
             max_pdu=MAX_PDU,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
             ext_neg=list(roles),
+            tls_args=None if context is None else (context, peer.host),
         )
     except (OSError, RuntimeError) as error:  # its name does not resolve, for one
         raise PeerUnavailableError(f"{peer} cannot be reached") from error
     if association.is_established:
         return association
+    if context is not None and context.fault is not None:
+        raise PeerUnavailableError(f"{peer}: {context.fault}")
     if association.is_rejected:
         raise PeerUnavailableError(
             f"{peer} rejected the association{_reason(association)}"
@@ -64,6 +72,15 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     if association.rejected_contexts:
         raise PeerRejectedError(f"{peer} accepted no presentation context")
     raise PeerUnavailableError(f"no association with {peer}")
+
+
+def _secured(peer: Peer, caller: Caller) -> ClientContext | None:
+    if not peer.tls:
+        return None
+    try:
+        return tls.client_context(caller.files, itself=caller.itself)
+    except SettingsError as error:  # a person mends it, and what waits goes on
+        raise PeerUnavailableError(f"{peer}: {error}") from error
 
 
 def end(association: Association) -> None:

@@ -8,6 +8,7 @@ the working folder, which beats `up.json` in the data folder: what the last
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,6 +34,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -48,6 +50,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dicom_node.errors import SettingsError
 from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
+from dicom_node.tls import Caller, Certificate, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,9 @@ UP_FILE: Final = "up.json"
 PATIENT_KEY_FILE: Final = "patient.key"
 MIN_SECRET_LENGTH: Final = 16
 DATABASES: Final = ("sqlite", "postgresql")
+FINGERPRINT: Final = "sha256:"
+DEFAULT_TLS_PORT: Final = 2762
+"""Registered for DICOM over TLS (PS3.8 9.1.1)."""
 
 LogFormat = Literal["json", "console"]
 
@@ -70,32 +76,78 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class AllowedPeer:
-    """A calling AE title, and the network that it may call from (None: any)."""
+    """A calling AE title, and the network that it may call from (None: any).
+
+    `holder` is what the certificate of such a call must say, in lower case: a name, or
+    `sha256:` and its fingerprint in hex. With it no call without TLS is admitted.
+    """
 
     ae_title: str
     network: Network | None = None
+    holder: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read AET or AET@CIDR; a bare address is a network of one.
+        """Read AET, AET@CIDR or AET@[CIDR]#HOLDER; a bare address is a network of one.
 
         Raises:
             ValueError: The text has another form.
         """
-        ae_title, at, network = text.partition("@")
+        ae_title, at, rest = text.partition("@")
+        network, hash_, holder = rest.partition("#")
         if not AE_TITLE_PATTERN.fullmatch(ae_title):
             raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
-        return cls(ae_title.strip(), ip_network(network, strict=False) if at else None)
+        if hash_ and not holder.strip():
+            raise ValueError(f"{text!r} names no certificate after #")
+        return cls(
+            ae_title.strip(),
+            ip_network(network, strict=False)
+            if at and (network or not hash_)
+            else None,
+            _holder(holder) if hash_ else None,
+        )
 
-    def admits(self, ae_title: str, address: str) -> bool:
-        """Say whether a call by this AE title from this IP address is admitted."""
+    def admits(
+        self, ae_title: str, address: str, certificate: Certificate | None = None
+    ) -> bool:
+        """Say whether a call by this AE title from this IP address is admitted.
+
+        Args:
+            ae_title: Calling AE title.
+            address: IP address of the caller.
+            certificate: What it showed and we verified; None without TLS.
+        """
         if ae_title.strip() != self.ae_title:
             return False
-        return self.network is None or unmapped(address) in self.network
+        if self.network is not None and unmapped(address) not in self.network:
+            return False
+        if self.holder is None:
+            return True
+        return certificate is not None and (
+            self.holder in certificate.names
+            or self.holder == f"{FINGERPRINT}{certificate.fingerprint}"
+        )
 
     def __str__(self) -> str:
-        suffix = f"@{self.network}" if self.network else ""
+        network = "" if self.network is None else str(self.network)
+        holder = "" if self.holder is None else f"#{self.holder}"
+        suffix = f"@{network}{holder}" if network or holder else ""
         return f"{self.ae_title}{suffix}"
+
+
+def _holder(text: str) -> str:
+    """Return what a certificate must say, as it is compared.
+
+    Raises:
+        ValueError: A fingerprint is not one of SHA-256.
+    """
+    holder = text.strip().lower()
+    if not holder.startswith(FINGERPRINT):
+        return holder
+    digest = holder.removeprefix(FINGERPRINT).replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"{text!r} is not sha256: and 64 hexadecimal digits")
+    return f"{FINGERPRINT}{digest}"
 
 
 def unmapped(address: str) -> Address:
@@ -165,6 +217,13 @@ class NodeSettings(BaseSettings):
     complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
+    With `tls_certificate` and `tls_key` a second port, `tls_port`, takes calls by TLS:
+    from whoever shows a certificate of `tls_ca` that `tls_crl` does not revoke, or from
+    anybody without `tls_mutual`. The plain port then answers our own check of health
+    alone, unless `tls_only` is off. The same files serve calls that we make.
+    `max_associations` stand at once, of which one calling AE and address hold
+    `max_associations_per_caller`; an address may call `max_calls_per_minute` times
+    (0: as often as it likes).
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.
     With `store_url` the spool is in an object store that all hosts share, and the
@@ -196,7 +255,16 @@ class NodeSettings(BaseSettings):
     quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
         default_factory=dict
     )
-    max_associations: int = Field(default=8, ge=1)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tls_crl: Path | None = None
+    tls_mutual: bool = True
+    tls_only: bool = True
+    tls_port: int = Field(default=DEFAULT_TLS_PORT, ge=0, le=MAX_PORT)
+    max_associations: int = Field(default=16, ge=1)
+    max_associations_per_caller: int = Field(default=8, ge=1)
+    max_calls_per_minute: int = Field(default=1200, ge=0)
     max_pdu: int = Field(default=262_144, ge=4096)
     max_instance_bytes: int = Field(default=2**30, ge=1)
     min_free_bytes: int = Field(default=2**30, ge=0)
@@ -241,6 +309,28 @@ class NodeSettings(BaseSettings):
     def listener(self) -> Peer:
         """The listener as this host reaches it, whatever address it listens on."""
         return Peer(self.aet, local_host(self.host), self.port)
+
+    @property
+    def way_to_store(self) -> Peer:
+        """Where the listener takes objects of a sender on this host."""
+        if not (self.takes_tls and self.tls_only):
+            return self.listener
+        return Peer(self.aet, local_host(self.host), self.tls_port, tls=True)
+
+    @property
+    def takes_tls(self) -> bool:
+        """Say whether there is a port for calls by TLS."""
+        return self.tls_certificate is not None
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The certificates of this installation, and whose it trusts."""
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_ca, self.tls_crl)
+
+    @property
+    def caller(self) -> Caller:
+        """Who we are for the peers that we call."""
+        return Caller(self.aet, self.tls)
 
     @property
     def spool(self) -> Path:
@@ -292,6 +382,26 @@ class NodeSettings(BaseSettings):
         if value < timedelta(0):
             raise ValueError("must not be negative")
         return value
+
+    @model_validator(mode="after")
+    def _has_whole_tls(self) -> Self:
+        if (self.tls_certificate is None) is not (self.tls_key is None):
+            raise ValueError(
+                f"{ENV_PREFIX}TLS_CERTIFICATE and {ENV_PREFIX}TLS_KEY need each other"
+            )
+        if self.takes_tls and self.tls_mutual and self.tls_ca is None:
+            raise ValueError(
+                f"{ENV_PREFIX}TLS_CA is not set: whose clients may call? "
+                f"{ENV_PREFIX}TLS_MUTUAL=false admits them without a certificate"
+            )
+        if self.tls_crl is not None and self.tls_ca is None:
+            raise ValueError(f"{ENV_PREFIX}TLS_CRL needs {ENV_PREFIX}TLS_CA")
+        bound = any(each.holder is not None for each in self.allow)
+        if bound and not (self.takes_tls and self.tls_mutual):
+            raise ValueError(
+                f"{ENV_PREFIX}ALLOW names certificates, and no caller is asked for one"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -340,6 +340,16 @@ def test_looking_creates_no_database(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_password_on_the_command_line_is_warned_of(tmp_path):
+    for secret, warned in ((":hunter2", True), ("", False)):
+        url = f"postgresql+psycopg://user{secret}@127.0.0.1:9/none"
+        options = ("--data-dir", str(tmp_path), "--database-url", url)
+        done = CliRunner().invoke(main, ["studies", "list", *options])
+        assert done.exit_code == 1
+        assert ("set SENTINODE_DATABASE_PASSWORD_FILE" in done.stderr) is warned
+        assert "hunter2" not in done.output
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

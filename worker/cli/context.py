@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from dicom_node import audit, db
 from dicom_node.audit import Trail
@@ -24,6 +24,10 @@ from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
 
 WIDE: Final = 240
+SHOWN_TO_ALL: Final = (
+    "The list of processes shows the password in --database-url to everybody on this "
+    "host: set SENTINODE_DATABASE_PASSWORD_FILE instead."
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,6 +100,8 @@ def site_options(function: F) -> F:
         *args: object, data_dir: str | None, database_url: str | None, **kwargs: object
     ) -> object:
         settings = read_settings(data_dir=data_dir, database_url=database_url)
+        if database_url is not None and make_url(database_url).password:
+            click.echo(SHOWN_TO_ALL, err=True)
         site = Site(settings, db.connect(settings.database))
         try:
             return function(*args, site=site, **kwargs)

@@ -23,7 +23,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
-from worker import keeping, models, outcomes
+from worker import credentials, keeping, models, outcomes
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
@@ -148,21 +148,36 @@ def _listener(site: Site) -> str:
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 
-def _hl7(site: Site) -> str:
-    host, port = local_host(site.settings.hl7_host), site.settings.hl7_port
+def _knock(host: str, port: int | None, log: str) -> str:
     try:
-        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+        socket.create_connection((local_host(host), port), timeout=TIMEOUT_S).close()
     except OSError as error:
         raise NodeError(
-            f"nothing listens on {host} port {port}: see logs/hl7.log"
+            f"nothing listens on {local_host(host)} port {port}: see logs/{log}"
         ) from error
-    return f"listens on {host} port {port}"
+    return f"listens on {local_host(host)} port {port}"
+
+
+def _tls(site: Site) -> str:
+    return _knock(site.settings.host, site.settings.tls_port, "listener.log")
+
+
+def _certificates(site: Site) -> str:
+    return credentials.check_certificates(site.settings, now())
+
+
+def _secrets(site: Site) -> str:
+    return credentials.check_secrets(site.settings)
+
+
+def _hl7(site: Site) -> str:
+    return _knock(site.settings.hl7_host, site.settings.hl7_port, "hl7.log")
 
 
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
-            elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+            elapsed = sender.echo(peer, site.settings.caller, TIMEOUT_S)
         except NodeError as error:
             raise NodeError(
                 f"{error}: is it up, does it know {site.settings.aet} at this address?"
@@ -174,10 +189,11 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
 
 def _query(site: Site) -> str:
     peer, aet = site.settings.query, site.settings.aet
+    caller = site.settings.caller
     if peer is None:
         return "not asked"
     try:
-        with retrieve.querying(peer, aet, TIMEOUT_S):
+        with retrieve.querying(peer, caller, TIMEOUT_S):
             return f"{peer} takes queries"
     except NodeError as error:
         raise NodeError(
@@ -230,17 +246,30 @@ def checks(site: Site) -> Iterator[Check]:
     if site.settings.store_url is not None:
         yield run("object store", _store, site)
     yield run("kept files", _kept, site)
+    yield run("secret files", _secrets, site)
+    if credentials.certificates(site.settings):
+        yield run("certificates", _certificates, site)
+    yield from _listeners(site)
+    yield from _peers(site)
+    if not site.settings.destinations:
+        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
+
+
+def _listeners(site: Site) -> Iterator[Check]:
     yield run("listener", _listener, site)
+    if site.settings.takes_tls:
+        yield run("listener, TLS", _tls, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
+
+
+def _peers(site: Site) -> Iterator[Check]:
     for peer in site.settings.pacs:
         yield run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
         yield run(f"query {site.settings.query.ae_title}", _query, site)
     for service in site.settings.stow:
         yield run(f"STOW-RS {service.host}", _web_service(service), site)
-    if not site.settings.destinations:
-        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 
 
 @click.command("doctor")

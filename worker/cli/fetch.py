@@ -95,7 +95,7 @@ def _get(
 def _matches(site: Site, archive: Peer, queries: Sequence[Query]) -> list[Match]:
     timeout = site.settings.query_timeout.total_seconds()
     found: dict[StudyUid, Match] = {}
-    with retrieve.querying(archive, site.settings.aet, timeout) as opened:
+    with retrieve.querying(archive, site.settings.caller, timeout) as opened:
         for query in queries:
             for one in fetch.studies(opened, query):
                 found.setdefault(one.study_uid, one)
@@ -132,10 +132,10 @@ def _fetched(
     timeout = settings.answer_timeout.total_seconds()
     if by_get:
         with way_in(site, archive.ae_title) as deposit:
-            yield from fetch.get(archive, settings.aet, list(uids), deposit, timeout)
+            yield from fetch.get(archive, settings.caller, list(uids), deposit, timeout)
         return
     contexts = [fetch.move_context()]
-    with retrieve.querying(archive, settings.aet, timeout, contexts) as opened:
+    with retrieve.querying(archive, settings.caller, timeout, contexts) as opened:
         for uid in uids:
             yield uid, fetch.move(opened, uid, settings.aet)
 

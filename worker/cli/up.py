@@ -32,11 +32,14 @@ POLL_S: Final = 0.5
 @click.option("--port", type=int, help="Port of the listener [11112]; 0: a free one.")
 @click.option("--host", help="Address to listen on [0.0.0.0].")
 @click.option(
-    "--pacs", multiple=True, metavar="AET@HOST:PORT", help="Where results go; repeat."
+    "--pacs",
+    multiple=True,
+    metavar="[tls:]AET@HOST:PORT",
+    help="Where results go; repeat.",
 )
 @click.option(
     "--query",
-    metavar="AET@HOST:PORT",
+    metavar="[tls:]AET@HOST:PORT",
     help="The archive's query AE, whose counts must agree with ours.",
 )
 @click.option("--stow", multiple=True, metavar="URL", help="STOW-RS service; repeat.")
@@ -51,7 +54,7 @@ POLL_S: Final = 0.5
 @click.option(
     "--allow",
     multiple=True,
-    metavar="AET[@CIDR]",
+    metavar="AET[@CIDR[#CERTIFICATE]]",
     help="Who may send; repeat. Default: the AE of --pacs, from its host.",
 )
 def command(data_dir: str, **others: object) -> None:
@@ -71,6 +74,8 @@ def command(data_dir: str, **others: object) -> None:
     logs.configure(style=settings.log_format)
     with standalone.exclusive(settings.data_dir):
         _demand_free(settings.host, settings.port)
+        if settings.takes_tls:
+            _demand_free(settings.host, settings.tls_port)
         if settings.hl7_port is not None:
             _demand_free(settings.hl7_host, settings.hl7_port)
         if settings.http_port:
@@ -167,7 +172,8 @@ def _demand_free(host: str, port: int) -> None:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"cannot listen on {host} port {port} ({error.strerror}): "
-                        "choose another --port or --host, --hl7-port or --http-port"
+                        "choose another --port or --host, --hl7-port or --http-port, "
+                        "or SENTINODE_TLS_PORT"
                     ) from error
             else:
                 return

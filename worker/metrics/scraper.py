@@ -19,7 +19,7 @@ from dicom_node.db import now
 from dicom_node.errors import NodeError
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceRow
-from worker import manifest, models, queues
+from worker import credentials, manifest, models, queues
 from worker.app import waiting
 from worker.metrics import counts
 from worker.metrics.counts import Counts, Names
@@ -105,6 +105,7 @@ class Scraper:
             free_bytes=self._free_bytes(),
             min_free_bytes=self._settings.min_free_bytes,
             spool_bytes=self._size.known(),
+            expiries=credentials.expiries(self._settings),
             seconds=self._clock() - started,
         )
 

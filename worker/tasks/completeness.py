@@ -96,7 +96,7 @@ def _is_counted(uid: StudyUid, place: Place) -> bool:
         stored = ledger.instances(session, uid)
     timeout = settings.query_timeout.total_seconds()
     try:
-        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
+        with retrieve.querying(settings.query, settings.caller, timeout) as archive:
             return retrieve.count(archive, uid, Holding.of(stored)).agree
     except NodeError:
         return False
@@ -115,7 +115,7 @@ def count(uids: Sequence[StudyUid], place: Place) -> None:
     timeout = settings.query_timeout.total_seconds()
     waiting = list(uids)
     try:
-        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
+        with retrieve.querying(settings.query, settings.caller, timeout) as archive:
             while waiting and time.monotonic() < until:
                 _count_one(waiting[0], place, archive)
                 del waiting[0]

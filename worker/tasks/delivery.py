@@ -148,7 +148,7 @@ def _exchange(target: Destination, this: Round) -> Iterator[SendOutcome]:
     timeout = settings.answer_timeout.total_seconds()
     handling = Handling(this.skip, this.stand_in)
     if isinstance(target, Peer):
-        return sender.send(target, settings.aet, this.files, timeout, handling)
+        return sender.send(target, settings.caller, this.files, timeout, handling)
     credentials = settings.stow_credentials
     return stow.send(target, this.files, credentials, timeout, handling)
 
@@ -212,7 +212,9 @@ def _ask_commitment(peer: Peer, site: Site) -> None:
         return
     extra = {"destination": str(peer), "transaction_uid": request.transaction_uid}
     try:
-        committer.ask(peer, settings.aet, request, _entering(site), _patience(settings))
+        committer.ask(
+            peer, settings.caller, request, _entering(site), _patience(settings)
+        )
     except PeerUnavailableError as error:
         _postpone(site, request, str(error))
         log.warning("commitment not asked for", extra=extra)
