@@ -22,6 +22,8 @@ EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
 PURGE_LIMIT_S: Final = 300.0
+VISIBILITY_FACTOR: Final = 2
+MIN_VISIBILITY_S: Final = 3600
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -58,6 +60,7 @@ def create_app(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        broker_transport_options=transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_routes={task: {"queue": queue} for task, queue in queues.QUEUE_OF.items()},
@@ -85,13 +88,40 @@ def create_app(settings: WorkerSettings) -> Celery:
     return app
 
 
+def transport_options(settings: WorkerSettings) -> dict[str, int]:
+    """Return what every consumer of a broker must agree on, the trainer too.
+
+    Redis knows no lost consumer: a message that is not acknowledged within the
+    visibility timeout goes to another worker, whoever holds it, and any process with
+    a shorter timeout does that to all. So it outlives every task by far; the sweep
+    does not wait for it. A broker that speaks AMQP has no such timeout.
+    """
+    longest = max(settings.analysis_time_limit, settings.delivery_time_limit)
+    twice = VISIBILITY_FACTOR * round(longest.total_seconds())
+    return {"visibility_timeout": max(MIN_VISIBILITY_S, twice)}
+
+
+def reach(broker: str, timeout: float) -> Connection:
+    """Return a connection, not yet open, that never waits longer than so many seconds.
+
+    Each kind of broker takes the name that it knows and lets the others be.
+    """
+    names = ("socket_timeout", "read_timeout", "write_timeout")
+    options = dict.fromkeys(names, timeout)
+    return Connection(broker, connect_timeout=timeout, transport_options=options)
+
+
 def answering(app: Celery, timeout: float) -> list[str]:
     """Return the names of the workers that answer a ping within so many seconds."""
     return [name for reply in app.control.ping(timeout=timeout) or [] for name in reply]
 
 
 def waiting(connection: Connection, queue: str) -> int:
-    """Return how many messages a queue holds; a queue that is not there holds none."""
+    """Return how many messages a queue holds; a queue that is not there holds none.
+
+    A connection that broke is made again: one of a pool stays broken else.
+    """
+    connection.ensure_connection(max_retries=1, timeout=connection.connect_timeout)
     try:
         # A channel of its own: a broker may close it to say that there is no queue.
         with connection.channel() as channel:

@@ -40,6 +40,7 @@ SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
 
+BROKER_SCHEMES: Final = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 ALL: Final = "all"
 DEFAULT_HTTP_PORT: Final = 11180
 
@@ -59,8 +60,8 @@ ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(s
 class WorkerSettings(NodeSettings):
     """Settings of every process but the listener, which reads `NodeSettings`.
 
-    `broker_url` unset means the broker that `sentinode up` embeds; any
-    Redis-compatible URL is accepted; its password may stand in
+    `broker_url` unset means the broker that `sentinode up` embeds; one that speaks
+    Redis's protocol or AMQP 0-9-1 will do; its password may stand in
     `broker_password_file`. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
@@ -155,6 +156,14 @@ class WorkerSettings(NodeSettings):
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret_file: Path | None = None
     backlog_after: timedelta = timedelta(minutes=30)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in BROKER_SCHEMES:
+            names = ", ".join(f"{each}://" for each in BROKER_SCHEMES)
+            raise ValueError(f"must begin with one of {names}")
+        return value
 
     @field_validator("outputs")
     @classmethod

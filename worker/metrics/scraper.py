@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kombu import Connection
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,7 +19,7 @@ from dicom_node.errors import NodeError
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceRow
 from worker import manifest, models, queues
-from worker.app import waiting
+from worker.app import reach, waiting
 from worker.metrics import counts
 from worker.metrics.counts import Counts, Names
 from worker.metrics.families import InUse, View
@@ -137,13 +136,8 @@ class Scraper:
         return InUse(stage, one.name, one.version, weights, threshold, source)
 
     def _queues(self) -> dict[str, int] | None:
-        broker = Connection(
-            self._settings.broker,
-            connect_timeout=BROKER_TIMEOUT_S,
-            transport_options={"socket_timeout": BROKER_TIMEOUT_S},
-        )
         try:
-            with broker as connection:
+            with reach(self._settings.broker, BROKER_TIMEOUT_S) as connection:
                 return {name: waiting(connection, name) for name in QUEUES}
         except Exception as error:  # noqa: BLE001 - each transport has errors of its own
             extra = {"error": type(error).__name__}
