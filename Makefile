@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
-# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis, RabbitMQ; PixelMed
-# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
+# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis, RabbitMQ;
+# PixelMed judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
 # status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
 # the listener's image, docker-compose and systemd read our files.
 PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \

@@ -21,8 +21,10 @@ SWEEP_LIMIT_S: Final = 120.0
 EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
+TIDY_EVERY_S: Final = 3600.0
 PURGE_LIMIT_S: Final = 300.0
 VISIBILITY_FACTOR: Final = 2
+RECONNECT_TIMEOUT_S: Final = 4
 MIN_VISIBILITY_S: Final = 3600
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
@@ -48,6 +50,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
             queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
+            queues.TIDY: {"time_limit": PURGE_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -82,6 +85,11 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "task": queues.FOLLOW,
                 "schedule": FOLLOW_EVERY_S,
                 "options": {"expires": FOLLOW_EVERY_S},
+            },
+            "tidy": {
+                "task": queues.TIDY,
+                "schedule": TIDY_EVERY_S,
+                "options": {"expires": TIDY_EVERY_S},
             },
         },
     )
@@ -121,7 +129,7 @@ def waiting(connection: Connection, queue: str) -> int:
 
     A connection that broke is made again: one of a pool stays broken else.
     """
-    connection.ensure_connection(max_retries=1, timeout=connection.connect_timeout)
+    connection.ensure_connection(max_retries=1, timeout=RECONNECT_TIMEOUT_S)
     try:
         # A channel of its own: a broker may close it to say that there is no queue.
         with connection.channel() as channel:

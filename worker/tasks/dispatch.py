@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from celery import current_app, shared_task
@@ -27,6 +27,9 @@ EXAMINED_AT_ONCE: Final = 4
 COUNTED_AT_ONCE: Final = 10
 COUNT_LEASE: Final = timedelta(minutes=2)
 """After this a count is asked for again: whoever asked has been killed by then."""
+
+DRAFT_AGE: Final = timedelta(hours=1)
+"""Nobody writes one file for so long, and every write moves its time of change."""
 
 BACKLOG_RESEND: Final = timedelta(hours=1)
 """How long a message is waited for while others are ahead of it in its queue."""
@@ -132,6 +135,14 @@ def run_purge() -> None:
     """Purge what is older than the site's retention; finish what was begun."""
     store = Store(runtime.sessions(), runtime.spool())
     retention.sweep(store, runtime.settings().retention, now())
+
+
+@shared_task(name=queues.TIDY, ignore_result=True)
+def run_tidy() -> None:
+    """Remove the drafts that writers left who died more than an hour ago."""
+    removed = runtime.spool().sweep_partial(datetime.now(UTC) - DRAFT_AGE)
+    if removed:
+        log.warning("drafts of dead writers removed", extra={"files": removed})
 
 
 @shared_task(name=queues.FOLLOW, ignore_result=True)
