@@ -287,8 +287,13 @@ class Spool:
             yield path.relative_to(self.root)
 
     def free_bytes(self) -> int:
-        """Return how many bytes an ordinary user may still write to the volume."""
-        status = os.statvfs(self.root)
+        """Return how many bytes an ordinary user may still write to the volume.
+
+        Raises:
+            SpoolFullError: The volume fails, or is not there.
+        """
+        with spool_errors():
+            status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
     def sweep_partial(self, before: datetime) -> int:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import db
 from dicom_node.db import now
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, SpoolFullError
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceRow
 from worker import manifest, models, queues
@@ -147,7 +147,7 @@ class Scraper:
     def _free_bytes(self) -> int | None:
         try:
             return Spool(self._settings.spool).free_bytes()
-        except OSError:
+        except SpoolFullError:
             return None
 
 
