@@ -185,7 +185,9 @@ def test_a_server_that_restarts_under_load_loses_and_doubles_nothing(
     installation = Installation.of(tmp_path, quick_models, SENTINODE_DATABASE_URL=url)
     try:
         pause = threading.Event()
-        sending = threading.Thread(target=send_until_taken, args=(installation, tmp_path))
+        sending = threading.Thread(
+            target=send_until_taken, args=(installation, tmp_path)
+        )
         sending.start()
         for seconds in (0.4, 1.5, 0.7):
             pause.wait(seconds)
@@ -204,5 +206,3 @@ def send_until_taken(installation: Installation, folder) -> None:
     for number in range(5):
         uid, files = write_study(folder / "made" / str(number), f"restart-{number}")
         installation.send_until_taken(uid, files)
-
-
