@@ -76,9 +76,12 @@ def test_rabbitmq_carries_the_work_and_may_be_wiped_and_killed(
         found = installation.assert_nothing_lost_or_doubled()
         status = installation.sentinode.json("queue", "status")
         doctor = json.loads(installation.sentinode.run("doctor", "--json").stdout)
+        metrics = installation.sentinode.run("metrics").stdout
     finally:
         installation.stop()
     assert found.claims == Counter(installation.sent)
+    assert "sentinode_broker_up 1.0" in metrics
+    assert 'sentinode_queue_messages{queue="analysis"}' in metrics
     assert status["messages"].keys() == {"analysis", "delivery", "dispatch"}
     assert None not in status["messages"].values()
     assert [name.partition("@")[0] for name in status["workers"]] == [

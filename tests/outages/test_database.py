@@ -1,4 +1,4 @@
-"""The database away, locked or restarted: senders hear 0xA700, nothing is half there."""
+"""A database away, locked or restarted: senders hear 0xA700, nothing is half done."""
 
 import os
 import sqlite3

@@ -14,6 +14,7 @@ from celery import Celery
 from dicom_node import ledger, outbox, schema
 from dicom_node.study import StudyState
 from tests import monitored
+from tests.outages.conftest import made_rabbit
 from tests.peers import wait_until
 from worker import queues
 from worker.app import MIN_VISIBILITY_S, create_app, transport_options
@@ -93,6 +94,33 @@ def test_a_message_that_redis_delivers_again_starts_no_second_analysis(
             wait_until(lambda: max(runs(output()).values(), default=0) > 1, "again", 60)
             assert bench.study(uid).state is StudyState.ANALYZING
         wait_until(lambda: bench.study(uid).state is StudyState.ANALYZED, "the end")
+    assert claims(bench, uid) == 1
+    assert len(bench.results(uid)) == 1
+    assert deliveries(bench) == ["SC", "SR"]
+
+
+def test_a_message_that_rabbitmq_takes_back_starts_no_second_analysis(
+    bench, slices, mark, tmp_path
+):
+    """RabbitMQ closes the channel of a worker that is silent beyond its patience.
+
+    The worker ends what it does, then itself; the next one finds the work done.
+    """
+    monitored.activate_models(bench)
+    uid = bench.receive(*slices, mark)
+    bench.queue(uid)
+    broker = made_rabbit(patience=2_000, tick=1_000)
+    try:
+        with analysing(bench, broker, tmp_path) as output:
+            with held_up(bench):
+                send(broker, uid)
+                wait_until(lambda: "PRECONDITION_FAILED" in output(), "its end", 60)
+                assert bench.study(uid).state is StudyState.ANALYZING
+            wait_until(lambda: bench.study(uid).state is StudyState.ANALYZED, "the end")
+        with analysing(bench, broker, tmp_path) as output:
+            wait_until(lambda: runs(output()), "the message again")
+    finally:
+        broker.remove()
     assert claims(bench, uid) == 1
     assert len(bench.results(uid)) == 1
     assert deliveries(bench) == ["SC", "SR"]

@@ -155,7 +155,7 @@ def test_age_purges_what_the_policy_names_and_nothing_that_is_needed(bench, stud
     assert len(due) >= len(studies)
     for row in due:
         spool.verify(Path(row.path), row.sha256)
-    by_name = Kind(StudyState.HELD, Reason.QUALITY, True, False, False)  # noqa: FBT003 - fields of a row
+    by_name = Kind(StudyState.HELD, Reason.QUALITY, True, False, False)
     (held,) = (one for one in studies if one.kind == by_name)
     retention.purge_study(Store(bench.sessions, spool), held.uid, now())
     assert not spool.absolute(held.image).exists()  # a person may, age may not
