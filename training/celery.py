@@ -17,7 +17,6 @@ from dicom_node import logs
 from dicom_node.settings import load
 from training import queues
 from training.settings import TrainingSettings
-from worker.app import transport_options
 
 
 @setup_logging.connect
@@ -57,7 +56,7 @@ def create_app(settings: TrainingSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
-        broker_transport_options=transport_options(settings),
+        broker_transport_options=settings.broker_options,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_routes={task: {"queue": queues.TRAINING} for task in queues.EVERY},

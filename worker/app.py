@@ -23,9 +23,7 @@ PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
 TIDY_EVERY_S: Final = 3600.0
 PURGE_LIMIT_S: Final = 300.0
-VISIBILITY_FACTOR: Final = 2
 RECONNECT_TIMEOUT_S: Final = 4
-MIN_VISIBILITY_S: Final = 3600
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -63,7 +61,7 @@ def create_app(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
-        broker_transport_options=transport_options(settings),
+        broker_transport_options=settings.broker_options,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_routes={task: {"queue": queue} for task, queue in queues.QUEUE_OF.items()},
@@ -94,19 +92,6 @@ def create_app(settings: WorkerSettings) -> Celery:
         },
     )
     return app
-
-
-def transport_options(settings: WorkerSettings) -> dict[str, int]:
-    """Return what every consumer of a broker must agree on, the trainer too.
-
-    Redis knows no lost consumer: a message that is not acknowledged within the
-    visibility timeout goes to another worker, whoever holds it, and any process with
-    a shorter timeout does that to all. So it outlives every task by far; the sweep
-    does not wait for it. A broker that speaks AMQP has no such timeout.
-    """
-    longest = max(settings.analysis_time_limit, settings.delivery_time_limit)
-    twice = VISIBILITY_FACTOR * round(longest.total_seconds())
-    return {"visibility_timeout": max(MIN_VISIBILITY_S, twice)}
 
 
 def reach(broker: str, timeout: float) -> Connection:

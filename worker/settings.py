@@ -36,6 +36,8 @@ from worker import webhook
 from worker.webhook import LOOPBACK
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
+MIN_VISIBILITY: Final = timedelta(hours=1)
+VISIBILITY_FACTOR: Final = 2
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
@@ -232,6 +234,19 @@ class WorkerSettings(NodeSettings):
         password = quote(read_secret(self.broker_password_file), safe="")
         name = user.partition(":")[0]
         return url._replace(netloc=f"{name}:{password}@{host}").geturl()
+
+    @property
+    def broker_options(self) -> dict[str, int]:
+        """What every consumer of a broker must agree on, the trainer too.
+
+        Redis knows no lost consumer: a message that is not acknowledged within the
+        visibility timeout goes to another worker, whoever holds it, and any process
+        with a shorter timeout does that to all. So it outlives every task by far; the
+        sweep does not wait for it. A broker that speaks AMQP has no such timeout.
+        """
+        longest = max(self.analysis_time_limit, self.delivery_time_limit)
+        timeout = max(MIN_VISIBILITY, VISIBILITY_FACTOR * longest)
+        return {"visibility_timeout": round(timeout.total_seconds())}
 
     @property
     def broker_socket(self) -> Path:
