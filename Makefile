@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
-# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
-# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
+# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis, RabbitMQ;
+# PixelMed judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
 # status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
 # the listener's image, docker-compose and systemd read our files.
 PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \
-	orthanc-dicomweb pixelmed-apps postgresql prometheus redis-server systemd util-linux
+	orthanc-dicomweb pixelmed-apps postgresql prometheus rabbitmq-server redis-server \
+	systemd util-linux
 # What builds images: any of docker, podman and buildah. The health check of an image
 # needs Docker's format, which the others are asked for.
 BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
@@ -57,6 +58,7 @@ peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
 	  && ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	  && ls /usr/lib/rabbitmq/bin/rabbitmq-server >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null && command -v DicomSRValidator >/dev/null \
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \

@@ -287,17 +287,25 @@ class Spool:
             yield path.relative_to(self.root)
 
     def free_bytes(self) -> int:
-        """Return how many bytes an ordinary user may still write to the volume."""
-        status = os.statvfs(self.root)
+        """Return how many bytes an ordinary user may still write to the volume.
+
+        Raises:
+            SpoolFullError: The volume fails, or is not there.
+        """
+        with spool_errors():
+            status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
-    def sweep_partial(self, older_than: timedelta) -> int:
-        """Remove what interrupted writes left; return how many files that were."""
-        limit = (datetime.now(UTC) - older_than).timestamp()
+    def sweep_partial(self, before: datetime) -> int:
+        """Remove what interrupted writes left; return how many files that were.
+
+        A draft that somebody wrote to, or linked, since then is left: a link has the
+        modification time of what it links, but a time of change of its own.
+        """
         removed = 0
         for path in self.root.glob(f"**/.*{PARTIAL_SUFFIX}"):
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime <= limit:
+                if path.stat().st_ctime <= before.timestamp():
                     path.unlink()
                     removed += 1
         return removed

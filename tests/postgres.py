@@ -35,7 +35,12 @@ class Postgres:
         log = self.folder / "log"
         self._run("pg_ctl", "-D", self._data, "-w", "-l", log, "-o", options, "start")
 
+    @property
+    def runs(self) -> bool:
+        return (self._data / "postmaster.pid").exists()
+
     def stop(self) -> None:
+        """Stop at once, as a crash does: nothing is finished first."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
 
     def remove(self) -> None:

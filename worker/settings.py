@@ -36,10 +36,13 @@ from worker import webhook
 from worker.webhook import LOOPBACK
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
+MIN_VISIBILITY: Final = timedelta(hours=1)
+VISIBILITY_FACTOR: Final = 2
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
 
+BROKER_SCHEMES: Final = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 ALL: Final = "all"
 DEFAULT_HTTP_PORT: Final = 11180
 
@@ -59,8 +62,8 @@ ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(s
 class WorkerSettings(NodeSettings):
     """Settings of every process but the listener, which reads `NodeSettings`.
 
-    `broker_url` unset means the broker that `sentinode up` embeds; any
-    Redis-compatible URL is accepted; its password may stand in
+    `broker_url` unset means the broker that `sentinode up` embeds; one that speaks
+    Redis's protocol or AMQP 0-9-1 will do; its password may stand in
     `broker_password_file`. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
@@ -156,6 +159,14 @@ class WorkerSettings(NodeSettings):
     webhook_secret_file: Path | None = None
     backlog_after: timedelta = timedelta(minutes=30)
 
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in BROKER_SCHEMES:
+            names = ", ".join(f"{each}://" for each in BROKER_SCHEMES)
+            raise ValueError(f"must begin with one of {names}")
+        return value
+
     @field_validator("outputs")
     @classmethod
     def _has_report(cls, value: tuple[Output, ...]) -> tuple[Output, ...]:
@@ -223,6 +234,19 @@ class WorkerSettings(NodeSettings):
         password = quote(read_secret(self.broker_password_file), safe="")
         name = user.partition(":")[0]
         return url._replace(netloc=f"{name}:{password}@{host}").geturl()
+
+    @property
+    def broker_options(self) -> dict[str, int]:
+        """What every consumer of a broker must agree on, the trainer too.
+
+        Redis knows no lost consumer: a message that is not acknowledged within the
+        visibility timeout goes to another worker, whoever holds it, and any process
+        with a shorter timeout does that to all. So it outlives every task by far; the
+        sweep does not wait for it. A broker that speaks AMQP has no such timeout.
+        """
+        longest = max(self.analysis_time_limit, self.delivery_time_limit)
+        timeout = max(MIN_VISIBILITY, VISIBILITY_FACTOR * longest)
+        return {"visibility_timeout": round(timeout.total_seconds())}
 
     @property
     def broker_socket(self) -> Path:

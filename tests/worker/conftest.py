@@ -15,7 +15,7 @@ from pynetdicom.dsutils import encode
 from dicom_node import db, ledger, schema
 from dicom_node.db import now
 from dicom_node.intake import Intake, StoreRequest
-from dicom_node.ledger import QuietPeriods
+from dicom_node.ledger import Conflict, QuietPeriods
 from dicom_node.report.device import Device
 from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
@@ -58,9 +58,15 @@ class Bench:
         return arrivals[0].study_uid
 
     def _store(self, dataset: Dataset) -> ReceivedInstance:
+        kept = self.keep(dataset)
+        assert isinstance(kept, ReceivedInstance)
+        return kept
+
+    def keep(self, dataset: Dataset) -> ReceivedInstance | Conflict:
+        """Write an object's file, without its row."""
         syntax = dataset.file_meta.TransferSyntaxUID
         encoded = encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian)
-        kept = self.intake.keep(
+        return self.intake.keep(
             StoreRequest(
                 sop_class_uid=dataset.SOPClassUID,
                 sop_instance_uid=dataset.SOPInstanceUID,
@@ -69,8 +75,6 @@ class Bench:
                 dataset=BytesIO(encoded),
             )
         )
-        assert isinstance(kept, ReceivedInstance)
-        return kept
 
     @property
     def intake(self) -> Intake:

@@ -11,7 +11,6 @@ from typing import Final
 
 import click
 from celery import Celery
-from kombu import Connection
 from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +23,7 @@ from dicom_node.findings import Stage
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
 from worker import credentials, keeping, models, outcomes
-from worker.app import answering
+from worker.app import answering, reach
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
 from worker.monitor.readiness import FRESH_S, Check
@@ -60,7 +59,7 @@ def _clock(site: Site) -> str:
 def _broker(site: Site) -> str:
     started = time.perf_counter()
     try:
-        with Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection:
+        with reach(site.settings.broker, TIMEOUT_S) as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
     except Exception as error:  # each transport has errors of its own
         raise NodeError(

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import click
 from celery import Celery
-from kombu import Connection
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -16,7 +15,7 @@ from dicom_node.errors import StateError
 from dicom_node.study import StudyState
 from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
 from worker import queues
-from worker.app import answering, waiting
+from worker.app import answering, reach, waiting
 from worker.cli import signed
 from worker.cli.context import (
     Site,
@@ -120,7 +119,7 @@ def _messages(site: Site) -> dict[str, int | None]:
     found: dict[str, int | None] = dict.fromkeys(sorted(set(queues.QUEUE_OF.values())))
     with (
         suppress(Exception),  # each transport has errors of its own
-        Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection,
+        reach(site.settings.broker, TIMEOUT_S) as connection,
     ):
         connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
         for name in found:
