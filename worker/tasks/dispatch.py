@@ -138,9 +138,10 @@ def run_purge() -> None:
 def run_follow() -> None:
     """Enter in the audit trail what the service did since the last time."""
     trail = audit.trail_of(runtime.settings())
-    while chronicle.pending(runtime.sessions()):
+    more = 1
+    while more:
         with runtime.sessions().begin() as session:
-            chronicle.follow(session, trail)
+            more = chronicle.follow(session, trail)
 
 
 def _waiting(queue: str) -> int:
