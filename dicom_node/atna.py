@@ -207,7 +207,11 @@ def _participants(event: Event, origin: Origin) -> Iterator[Participant]:
     elif event.actor != APPLICATION:  # both the person and the process are known
         role = "application" if code is Code.APPLICATION else role
         yield Participant(
-            APPLICATION, role, is_requestor=False, host=origin.host, titles=origin.ae_title
+            APPLICATION,
+            role,
+            is_requestor=False,
+            host=origin.host,
+            titles=origin.ae_title,
         )
     if code in MEDIA:
         yield Participant("files", MEDIA[code], is_requestor=False)

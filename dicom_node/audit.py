@@ -204,8 +204,23 @@ def entries(
     if study is not None:
         query = query.where(AuditRow.study == study)
     for row in _pages(session, query):
-        event = Event(**{name: getattr(row, name) for name in COLUMNS})
-        yield Entry(row.sequence, event, row.previous_hash, row.hash)
+        yield _entry(row)
+
+
+def after(session: Session, sequence: int, limit: int) -> list[Entry]:
+    """Return the entries that follow a number, oldest first."""
+    rows = session.scalars(
+        select(AuditRow)
+        .where(AuditRow.sequence > sequence)
+        .order_by(AuditRow.sequence)
+        .limit(limit)
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: AuditRow) -> Entry:
+    event = Event(**{name: getattr(row, name) for name in COLUMNS})
+    return Entry(row.sequence, event, row.previous_hash, row.hash)
 
 
 def verify(session: Session, trail: Trail, head: Head | None) -> Verdict:

@@ -79,8 +79,8 @@ class Stores:
 
     The lock is held during a store and while closing, so that nothing is entered
     for an association after its end. `carried` are the studies that the ledger knows
-    it carries, `stored` what it stored of each; `entered` says that it is in the ledger,
-    or waits to get there.
+    it carries, `stored` is what it stored of each; `entered` says that it is in the
+    ledger, or waits to get there.
     """
 
     association: Association

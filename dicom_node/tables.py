@@ -424,7 +424,7 @@ class AuditRow(Base):
 
 
 class AuditMarkRow(Base):
-    """How far the audit trail has followed one kind of rows: before `at` none is new."""
+    """How far the audit trail has followed other rows: before `at` none is new."""
 
     __tablename__ = "audit_mark"
 

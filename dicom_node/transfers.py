@@ -28,7 +28,7 @@ class Went:
 def begin(
     session: Session, destination: str, studies: Iterable[str], at: datetime
 ) -> str:
-    """Enter that documents of studies are about to be sent; return the transfer's ID."""
+    """Enter that documents of studies are about to be sent; return an ID for `end`."""
     transfer_id = str(uuid.uuid4())
     for study in sorted(set(studies)):
         session.add(

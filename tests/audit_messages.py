@@ -59,7 +59,9 @@ def check(root: etree._Element) -> None:
     event = root.find("EventIdentification")
     demands = DEMANDS[event.find("EventID").get("csd-code")]
     assert event.get("EventActionCode") in demands.actions
-    roles = {one.get("csd-code") for one in root.iterfind("ActiveParticipant/RoleIDCode")}
+    roles = {
+        one.get("csd-code") for one in root.iterfind("ActiveParticipant/RoleIDCode")
+    }
     assert set(demands.roles) <= roles
     kinds = [kind_of(one) for one in things(root)]
     assert set(demands.objects) <= set(kinds)

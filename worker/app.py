@@ -21,6 +21,7 @@ SWEEP_LIMIT_S: Final = 120.0
 EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
+RELAY_EVERY_S: Final = 10.0
 PURGE_LIMIT_S: Final = 300.0
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
@@ -46,6 +47,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
             queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
+            queues.RELAY: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -80,9 +82,19 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "schedule": FOLLOW_EVERY_S,
                 "options": {"expires": FOLLOW_EVERY_S},
             },
+            **_relaying(settings),
         },
     )
     return app
+
+
+def _relaying(settings: WorkerSettings) -> dict[str, dict[str, Any]]:
+    """Return the clock of the audit trail's sender, where there is a collector."""
+    if settings.audit_syslog is None:
+        return {}
+    options = {"expires": RELAY_EVERY_S}
+    entry = {"task": queues.RELAY, "schedule": RELAY_EVERY_S, "options": options}
+    return {"relay": entry}
 
 
 def answering(app: Celery, timeout: float) -> list[str]:

@@ -244,7 +244,9 @@ def _transfers(
             at=row.began_at,
             peer=row.destination,
         )
-    over = or_(TransferRow.ended_at.is_not(None), TransferRow.began_at < at - DEAD_AFTER)
+    over = or_(
+        TransferRow.ended_at.is_not(None), TransferRow.began_at < at - DEAD_AFTER
+    )
     query = query.where(over)
     for row, said in session.execute(_unseen(query.add_columns(end), end, limit)):
         yield _ended(session, row, said)

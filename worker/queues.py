@@ -13,6 +13,7 @@ ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
 PURGE: Final = "worker.tasks.dispatch.purge"
 FOLLOW: Final = "worker.tasks.dispatch.follow"
+RELAY: Final = "worker.tasks.dispatch.relay"
 
 QUEUE_OF: Final = {
     SWEEP: DISPATCH,
@@ -22,4 +23,5 @@ QUEUE_OF: Final = {
     DELIVER: DELIVERY,
     PURGE: DISPATCH,
     FOLLOW: DISPATCH,
+    RELAY: DISPATCH,
 }

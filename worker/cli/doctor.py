@@ -23,7 +23,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
-from worker import keeping, models, outcomes
+from worker import keeping, models, outcomes, relay
 from worker.app import answering
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
@@ -159,6 +159,21 @@ def _hl7(site: Site) -> str:
     return f"listens on {host} port {port}"
 
 
+def _collector(site: Site) -> str:
+    collector = site.settings.audit_syslog
+    if collector is None:
+        return "not sent"
+    with site.reading() as session:
+        found = relay.standing(session, collector)
+    if found.failing_since is not None:
+        raise NodeError(
+            f"{found.error}; {found.waiting} entries wait since "
+            f"{found.failing_since:%Y-%m-%d %H:%M:%SZ}, nothing is lost: is it up, do "
+            "the certificates match?"
+        )
+    return f"{collector} has {found.taken} entries, {found.waiting} wait"
+
+
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
@@ -233,6 +248,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("listener", _listener, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
+    if site.settings.audit_syslog is not None:
+        yield run("audit collector", _collector, site)
     for peer in site.settings.pacs:
         yield run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
