@@ -37,6 +37,7 @@ NAMES: Final = {
     Code.DELETED: "DICOM Study Deleted",
     Code.EXPORT: "Export",
     Code.IMPORT: "Import",
+    Code.PATIENT_RECORD: "Patient Record",
     Code.QUERY: "Query",
     Code.SECURITY_ALERT: "Security Alert",
     Kind.START: "Application Start",

@@ -51,6 +51,7 @@ class Code(StrEnum):
     DELETED = "110105"
     EXPORT = "110106"
     IMPORT = "110107"
+    PATIENT_RECORD = "110110"
     QUERY = "110112"
     SECURITY_ALERT = "110113"
 
@@ -223,9 +224,14 @@ def _entry(row: AuditRow) -> Entry:
     return Entry(row.sequence, event, row.previous_hash, row.hash)
 
 
-def verify(session: Session, trail: Trail, head: Head | None) -> Verdict:
-    """Walk the whole chain; `head` is how far it is known to have come."""
-    return chain.verify(trail.key, _links(session), head)
+def verify(
+    session: Session,
+    trail: Trail,
+    head: Head | None,
+    witnessed: Mapping[int, str] = chain.NOTHING,
+) -> Verdict:
+    """Walk the whole chain; see `chain.verify`."""
+    return chain.verify(trail.key, _links(session), head, witnessed)
 
 
 def known_head(trail: Trail) -> Head | None:

@@ -35,6 +35,7 @@ DEMANDS = {
     "110104": Demands("CRUE", (SOURCE, DESTINATION), ("110180",)),
     "110105": Demands("D", objects=("110180",)),
     "110106": Demands("R", roles=(SOURCE, "110154")),
+    "110110": Demands("CUD", objects=("2",)),
     "110107": Demands("C", roles=(DESTINATION, "110155")),
     "110112": Demands("E", (SOURCE, DESTINATION), ("110181",)),
     "110113": Demands("E"),
