@@ -37,12 +37,11 @@ from worker.tasks.analysis import analyze
 IDENTITY = ("Erasable^Erna", "ERASE-ME-77", "19610611")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def database_url(request):
-    """Both kinds: what a deletion leaves behind differs."""
-    return (
-        request.getfixturevalue("postgres_url") if request.param != "sqlite" else None
-    )
+    """SQLite, if a test does not ask for both: what a deletion leaves behind differs."""
+    kind = getattr(request, "param", "sqlite")
+    return request.getfixturevalue("postgres_url") if kind != "sqlite" else None
 
 
 @pytest.fixture
@@ -80,8 +79,8 @@ def receive(bench, source, name, identity=IDENTITY):
 def patient(bench, source, box):
     """Two analysed studies of one patient, and something of her in every corner."""
     uid, slices = receive(bench, source, "first")
-    other, _ = receive(bench, source, "second")
     send(box, order(), patient=IDENTITY[1])
+    other, _ = receive(bench, source, "second")
     send(box, order(day="20240101"), patient=IDENTITY[1], control_id="M2")
     assert parked(bench)
     changed = slices[3].copy()
@@ -166,9 +165,9 @@ def pg_dump(url) -> bytes:
     program = shutil.which("pg_dump")
     assert program
     environment = {**os.environ, "PGCONNECT_TIMEOUT": "5"}
-    return subprocess.run(
-        command, check=True, capture_output=True, env=environment
-    ).stdout
+    done = subprocess.run(command, check=True, capture_output=True, env=environment)
+    lines = done.stdout.splitlines()  # newer ones begin and end with a random word
+    return b"\n".join(line for line in lines if b"restrict" not in line)
 
 
 def names(bench, *uids) -> set[str]:
@@ -191,6 +190,7 @@ def holding(found: dict[str, bytes], *markers: str) -> set[str]:
     }
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_nothing_names_an_erased_patient_but_the_audit_trail(
     bench, run, patient, source
 ):
@@ -261,7 +261,7 @@ def test_what_is_in_flight_is_refused_and_nothing_goes(bench, run, patient, doin
     uid, later = patient[1], now() + timedelta(minutes=1)
     with bench.sessions.begin() as session:
         if doing == "analysed":
-            ledger.requeue(session, uid, now())
+            ledger.requeue(session, uid, now(), "x")
             ledger.claim(session, uid, "worker", timedelta(minutes=1), now())
         elif doing == "sent":
             session.execute(
