@@ -39,7 +39,7 @@ IDENTITY = ("Erasable^Erna", "ERASE-ME-77", "19610611")
 
 @pytest.fixture
 def database_url(request):
-    """SQLite, if a test does not ask for both: what a deletion leaves behind differs."""
+    """SQLite, if a test does not ask for both: what a deletion leaves differs."""
     kind = getattr(request, "param", "sqlite")
     return request.getfixturevalue("postgres_url") if kind != "sqlite" else None
 
