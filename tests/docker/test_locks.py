@@ -129,3 +129,9 @@ def test_every_image_holds_a_bill_of_materials_of_its_own_environment():
         )
         assert 'org.sentinode.sbom="/opt/sentinode/sbom.cdx.json"' in image
         assert f"COPY --from={target}-build /opt/sentinode /opt/sentinode" in image
+
+
+def test_the_base_image_can_be_pinned_by_its_content():
+    text = (DOCKER / "Dockerfile").read_text()
+    assert "FROM ${PYTHON_IMAGE}${PYTHON_DIGEST} AS base" in text
+    assert "PYTHON_DIGEST=@sha256:" in (DOCKER / "README.md").read_text()
