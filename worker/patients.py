@@ -132,7 +132,7 @@ def _studies(session: Session, patient: Patient) -> Iterator[StudyRecord]:
         .where(InstanceRow.patient_key == patient.key)
         .distinct()
     )
-    of = {(uid, Patient(*said)) for uid, *said in objects}
+    of = {(uid, Patient(key, issuer)) for uid, key, issuer in objects}
     for one in ledger.of_patients(session, [patient.key]):
         of.add((one.study_uid, Patient(one.patient_key, one.issuer_key)))
     issuers = {whose.issuer_key for _, whose in of} - {None}
@@ -153,7 +153,7 @@ def _mixed(
         .where(InstanceRow.study_uid.in_(uids))
         .distinct()
     )
-    others = {uid for uid, *keys in rows if Patient(*keys).differs(patient)}
+    others = {uid for uid, key, issuer in rows if Patient(key, issuer).differs(patient)}
     for uid in sorted(others):
         yield StudyUid(uid)
 

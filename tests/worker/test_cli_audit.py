@@ -14,7 +14,6 @@ from dicom_node.errors import PermanentError, StudyNotFoundError
 from dicom_node.ledger import Association
 from dicom_node.tables import AuditRow, DeliveryRow, DeliveryState
 from dicom_node.transfers import Went
-from tests import dicom_objects
 from tests.audit_messages import parsed, place
 from worker import chronicle
 from worker.cli import main, up
