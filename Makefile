@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
 # The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis, RabbitMQ;
-# PixelMed judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
-# status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
-# the listener's image, docker-compose and systemd read our files.
+# PixelMed judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium
+# shows the status page (80 MB), Prometheus runs every query (20 MB), rsyslog collects the
+# audit trail. buildah and debootstrap build the listener's image, docker-compose and
+# systemd read our files.
 PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \
 	orthanc-dicomweb pixelmed-apps postgresql prometheus rabbitmq-server redis-server \
-	systemd util-linux
+	rsyslog rsyslog-gnutls systemd util-linux
 # What builds images: any of docker, podman and buildah. The health check of an image
 # needs Docker's format, which the others are asked for.
 BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
@@ -21,7 +22,7 @@ REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lint bench install peers lock locks images clean
+.PHONY: demo test lint bench install peers lock locks audit images clean
 
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
@@ -63,6 +64,8 @@ peers:
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \
 	  && command -v promtool >/dev/null \
+	  && command -v rsyslogd >/dev/null \
+	  && ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 \
 	  && command -v buildah >/dev/null \
 	  && command -v debootstrap >/dev/null && command -v docker-compose >/dev/null \
 	  && command -v systemd-analyze >/dev/null \
@@ -82,6 +85,12 @@ locks: install ## the images' locks, with hashes, of the versions in the constra
 	  --output-file docker/locks/trainer.txt pyproject.toml
 	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --group image \
 	  --output-file docker/locks/image.txt
+
+audit: install ## ask PyPI for advisories on every version of the images; needs the internet
+	for lock in node worker trainer image; do \
+	  $(BIN)/pip-audit --require-hashes --no-deps --disable-pip \
+	    --requirement docker/locks/$$lock.txt || exit 1; \
+	done
 
 images: ## build the images of listener, worker and trainer
 	for target in node worker trainer; do \

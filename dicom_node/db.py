@@ -28,6 +28,10 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from dicom_node.errors import SettingsError
 
 SQLITE_BUSY_TIMEOUT_S = 30.0
+PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"),
+    "secure_delete=ON",  # what is deleted is overwritten: an erasure must be one
+)
 SERVER_CONNECT_TIMEOUT_S = 5
 SERVER_POOL_TIMEOUT_S = 10.0
 SERVER_OPTIONS = {
@@ -185,7 +189,7 @@ def is_outage(error: DBAPIError) -> bool:
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None  # we send BEGIN ourselves
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 

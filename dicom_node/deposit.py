@@ -5,6 +5,7 @@ same by whatever way it came.
 """
 
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,9 @@ class Deposit:
     association: Association
     clock: Clock
     _carried: set[StudyUid] = field(default_factory=set)
+    _stored: defaultdict[StudyUid, Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
 
     @staticmethod
     def takes(request: StoreRequest) -> bool:
@@ -81,11 +85,16 @@ class Deposit:
             text = "the ledger cannot be written; try again when the database answers"
             raise LedgerUnavailableError(text) from error
         self._carried.add(uid)
+        self._stored[uid][instance.sop_class_uid] += 1
         if not self.intake.spool.written_at(instance.path):
             self.intake.keep(request)  # a purge took the file that it was found to be
         if isinstance(kept, Conflict):
             return uid, Outcome.CONFLICT
         return uid, Outcome.KNOWN if known else Outcome.STORED
+
+    def closed(self) -> Closed:
+        """Return the entry of this way's end: what came by it."""
+        return Closed(self.association.association_id, dict(self._stored))
 
 
 def demand_accepted(request: StoreRequest) -> None:
@@ -120,5 +129,6 @@ def depositing(
     try:
         yield deposit
     finally:
+        closed = deposit.closed()
         with sessions.begin() as session:
-            write(session, [Closed(association.association_id)], quiet, clock())
+            write(session, [closed], quiet, clock())

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -78,12 +79,16 @@ class Stores:
 
     The lock is held during a store and while closing, so that nothing is entered
     for an association after its end. `carried` are the studies that the ledger knows
-    it carries; `entered` says that it is in the ledger, or waits to get there.
+    it carries, `stored` is what it stored of each; `entered` says that it is in the
+    ledger, or waits to get there.
     """
 
     association: Association
     lock: threading.Lock = field(default_factory=threading.Lock)
     carried: set[StudyUid] = field(default_factory=set)
+    stored: defaultdict[StudyUid, Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
     entered: bool = False
     kept: int = 0
     refused: int = 0
@@ -329,7 +334,8 @@ class Listener:
         with stores.lock:
             stores.closed = True
         if stores.entered:
-            self._recorder.put(Closed(stores.association.association_id))
+            closed = Closed(stores.association.association_id, dict(stores.stored))
+            self._recorder.put(closed)
         if stores.kept or stores.refused:
             extra = {
                 "association": stores.association.association_id,
@@ -395,11 +401,13 @@ class Listener:
         instance = kept.instance if isinstance(kept, Conflict) else kept
         if instance.study_uid in stores.carried and not intake.spool.is_shared:
             self._recorder.put(kept)  # its file is here: the next start finds it
+            stores.stored[instance.study_uid][instance.sop_class_uid] += 1
             return
         carried = Carried(stores.association, instance.study_uid)
         stores.entered = True
         self._recorder.commit(kept, carried)
         stores.carried.add(instance.study_uid)
+        stores.stored[instance.study_uid][instance.sop_class_uid] += 1
         if not intake.spool.written_at(instance.path):
             intake.keep(request)  # a purge took the file that it was found to be
 

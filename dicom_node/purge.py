@@ -150,7 +150,7 @@ def finish(session: Session, uid: StudyUid, spool: Spool, at: datetime) -> bool:
         SpoolFullError: The volume fails; what was removed stays so.
     """
     study = _locked(session, uid)
-    if _is_arriving(session, uid, at):
+    if is_arriving(session, uid, at):
         return False
     gone = session.execute(
         select(InstanceRow.path, InstanceRow.purged_at).where(
@@ -250,7 +250,7 @@ def _locked(session: Session, uid: StudyUid) -> StudyRow:
     return row
 
 
-def _is_arriving(session: Session, uid: StudyUid, at: datetime) -> bool:
+def is_arriving(session: Session, uid: StudyUid, at: datetime) -> bool:
     """Say whether an association may have found a file that we are about to remove."""
     carrying = exists().where(
         AssociationStudyRow.study_uid == uid,

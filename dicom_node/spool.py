@@ -281,6 +281,12 @@ class Spool:
             changed = datetime.fromtimestamp(path.stat().st_ctime, UTC)
             yield path.relative_to(self.root), changed
 
+    def of_study(self, study_uid: StudyUid) -> Iterator[Path]:
+        """Yield every file of a study's folders: damaged and half-written ones too."""
+        for below in study_folders(study_uid):
+            for path in (self.root / below).glob("*"):
+                yield path.relative_to(self.root)
+
     def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
         """Yield the relative paths of all complete files below a folder."""
         for path in (self.root / below).glob(f"*/*/*{FILE_SUFFIX}"):
@@ -360,6 +366,12 @@ def quarantine_path(instance: Encoded) -> Path:
     digest = digest_of(instance)
     name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
     return QUARANTINE / _study_folder(instance.study_uid) / name
+
+
+def study_folders(study_uid: StudyUid) -> tuple[Path, Path]:
+    """Return where the objects of a study lie: received ones, quarantined ones."""
+    folder = _study_folder(study_uid)
+    return INSTANCES / folder, QUARANTINE / folder
 
 
 def document_path(sha256: str, content: bytes) -> Path:

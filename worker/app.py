@@ -22,6 +22,7 @@ EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
 TIDY_EVERY_S: Final = 3600.0
+RELAY_EVERY_S: Final = 10.0
 PURGE_LIMIT_S: Final = 300.0
 RECONNECT_TIMEOUT_S: Final = 4
 CHILD_START_TIMEOUT_S: Final = 60.0
@@ -49,6 +50,7 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
             queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
             queues.TIDY: {"time_limit": PURGE_LIMIT_S},
+            queues.RELAY: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -89,6 +91,7 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "schedule": TIDY_EVERY_S,
                 "options": {"expires": TIDY_EVERY_S},
             },
+            **_relaying(settings),
         },
     )
     return app
@@ -102,6 +105,15 @@ def reach(broker: str, timeout: float) -> Connection:
     names = ("socket_timeout", "read_timeout", "write_timeout")
     options = dict.fromkeys(names, timeout)
     return Connection(broker, connect_timeout=timeout, transport_options=options)
+
+
+def _relaying(settings: WorkerSettings) -> dict[str, dict[str, Any]]:
+    """Return the clock of the audit trail's sender, where there is a collector."""
+    if settings.audit_syslog is None:
+        return {}
+    options = {"expires": RELAY_EVERY_S}
+    entry = {"task": queues.RELAY, "schedule": RELAY_EVERY_S, "options": options}
+    return {"relay": entry}
 
 
 def answering(app: Celery, timeout: float) -> list[str]:

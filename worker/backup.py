@@ -44,6 +44,7 @@ SECRETS: Final = (
     "stow_token_file",
     "stow_password_file",
     "hl7_tls_key",
+    "audit_syslog_key",
 )
 """Settings that a backup names and does not hold: a site keeps them elsewhere."""
 

@@ -14,6 +14,7 @@ DELIVER: Final = "worker.tasks.delivery.deliver"
 PURGE: Final = "worker.tasks.dispatch.purge"
 FOLLOW: Final = "worker.tasks.dispatch.follow"
 TIDY: Final = "worker.tasks.dispatch.tidy"
+RELAY: Final = "worker.tasks.dispatch.relay"
 
 QUEUE_OF: Final = {
     SWEEP: DISPATCH,
@@ -24,4 +25,5 @@ QUEUE_OF: Final = {
     PURGE: DISPATCH,
     FOLLOW: DISPATCH,
     TIDY: DISPATCH,
+    RELAY: DISPATCH,
 }

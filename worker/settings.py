@@ -32,6 +32,7 @@ from dicom_node.settings import (
     read_secret,
 )
 from dicom_node.study import MAX_PORT, UID_PATTERN, Peer
+from dicom_node.syslog import Collector, Identity
 from worker import webhook
 from worker.webhook import LOOPBACK
 
@@ -55,6 +56,11 @@ def _service(value: object) -> object:
     return WebService.parse(value) if isinstance(value, str) else value
 
 
+def _collector(value: object) -> object:
+    return Collector.parse(value) if isinstance(value, str) else value
+
+
+CollectorText = Annotated[Collector, BeforeValidator(_collector), PlainSerializer(str)]
 NetworkText = Annotated[Network, BeforeValidator(_network), PlainSerializer(str)]
 ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(str)]
 
@@ -100,6 +106,10 @@ class WorkerSettings(NodeSettings):
     `http_token_file`. Faults are posted to `webhook_url`, signed with the content of
     `webhook_secret_file`; `backlog_after` is how long a study may be queued, or a
     delivery be due, before that is one.
+
+    The audit trail is sent to `audit_syslog`, a collector as tls://, tcp:// or
+    udp://HOST:PORT; `audit_syslog_ca_file` says whom to trust, the certificate and its
+    key who we are.
     """
 
     broker_url: str | None = None
@@ -157,6 +167,10 @@ class WorkerSettings(NodeSettings):
     http_token_file: Path | None = None
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret_file: Path | None = None
+    audit_syslog: CollectorText | None = None
+    audit_syslog_ca_file: Path | None = None
+    audit_syslog_certificate: Path | None = None
+    audit_syslog_key: Path | None = None
     backlog_after: timedelta = timedelta(minutes=30)
 
     @field_validator("broker_url")
@@ -210,6 +224,15 @@ class WorkerSettings(NodeSettings):
         """How the DICOMweb services know us."""
         return Credentials(
             self.stow_token_file, self.stow_password_file, self.stow_ca_file
+        )
+
+    @property
+    def audit_identity(self) -> Identity:
+        """Whom the sender of the audit trail trusts, and who it is."""
+        return Identity(
+            self.audit_syslog_ca_file,
+            self.audit_syslog_certificate,
+            self.audit_syslog_key,
         )
 
     def commits(self, destination: Destination) -> bool:

@@ -1,5 +1,6 @@
 """A ledger, a spool and both models, as one process of the worker has them."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dicom_node.report.device import Device
 from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, ReceivedInstance, StudyUid
-from tests import dicom_objects
+from tests import dicom_objects, markers
 from tests.archives import Desk
 from tests.pathology_site import inbox_of
 from worker import models as model_store
@@ -148,8 +149,10 @@ def bench(settings: WorkerSettings) -> Iterator[Bench]:
     engine = db.connect(settings.database)
     settings.spool.mkdir(parents=True)  # as the listener does
     site = Site(db.writing(engine), Spool(settings.spool), settings, DEVICE)
-    yield Bench(site)
+    made = Bench(site)
+    yield made
     engine.dispose()
+    markers.look("a message", json.dumps(made.sent))
 
 
 @pytest.fixture(scope="session")

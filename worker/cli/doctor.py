@@ -22,7 +22,7 @@ from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
 from dicom_node.settings import local_host
 from dicom_node.study import Peer
-from worker import credentials, keeping, models, outcomes
+from worker import credentials, keeping, models, outcomes, relay
 from worker.app import answering, reach
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
@@ -173,6 +173,21 @@ def _hl7(site: Site) -> str:
     return _knock(site.settings.hl7_host, site.settings.hl7_port, "hl7.log")
 
 
+def _collector(site: Site) -> str:
+    collector = site.settings.audit_syslog
+    if collector is None:
+        return "not sent"
+    with site.reading() as session:
+        found = relay.standing(session, collector)
+    if found.failing_since is not None:
+        raise NodeError(
+            f"{found.error}; {found.waiting} entries wait since "
+            f"{found.failing_since:%Y-%m-%d %H:%M:%SZ}, nothing is lost: is it up, do "
+            "the certificates match?"
+        )
+    return f"{collector} has {found.taken} entries, {found.waiting} wait"
+
+
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
@@ -260,6 +275,8 @@ def _listeners(site: Site) -> Iterator[Check]:
         yield run("listener, TLS", _tls, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
+    if site.settings.audit_syslog is not None:
+        yield run("audit collector", _collector, site)
 
 
 def _peers(site: Site) -> Iterator[Check]:

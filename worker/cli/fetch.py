@@ -52,6 +52,8 @@ def command(site: Site, **said: Any) -> None:  # noqa: ANN401 - the options abov
     if archive is None:
         raise SettingsError("name the archive with --from, or set SENTINODE_QUERY")
     found = _matches(site, archive, _queries(said))
+    with site.writing.begin() as session:
+        signed.queried(session, site, "fetch list", archive, f"{len(found)} studies")
     quiet = said["as_json"] and (said["dry_run"] or said["yes"])
     if not quiet:
         rows = [(m.study_uid, m.study_date, m.modalities, m.instances) for m in found]
@@ -115,6 +117,7 @@ def get_studies(
             f"from {archive}",
             action=Action.EXECUTE,
             code=Code.QUERY,
+            peer=archive,
         )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"from {archive}", total=len(uids))

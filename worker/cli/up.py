@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import __version__, audit, db, logs, schema
-from dicom_node.audit import Action, Code, Event, Kind
+from dicom_node import audit, db, logs, schema
+from dicom_node.audit import Kind
 from dicom_node.errors import SettingsError
 from dicom_node.settings import UP_FILE, local_host
 from worker import models, outcomes, standalone
@@ -109,22 +108,8 @@ def on_record(settings: WorkerSettings) -> Iterator[None]:
 
 def _enter(settings: WorkerSettings, kind: Kind, what: str) -> None:
     engine = db.connect(settings.database)
-    event = Event(
-        Code.APPLICATION,
-        Action.EXECUTE,
-        what,
-        operator(),
-        object_id="sentinode",
-        detail=f"version {__version__}, {settings.aet} on port {settings.port}",
-        kind=kind,
-    )
-    try:
-        with db.writing(engine).begin() as session:
-            audit.record(session, audit.trail_of(settings), event)
-    except SQLAlchemyError as error:  # a database that is gone must not stop a stop
-        log.error("not in the audit trail: %s (%s)", what, type(error).__name__)  # noqa: TRY400 - the text says all
-    finally:
-        engine.dispose()
+    audit.activity(db.writing(engine), settings, (kind, what), operator())
+    engine.dispose()
 
 
 def _as_text(options: Mapping[str, object]) -> dict[str, str]:

@@ -15,8 +15,9 @@ from dicom_node.counters import Counted
 from dicom_node.findings import ParkReason, Pathway
 from dicom_node.settings import AllowedPeer
 from dicom_node.study import Peer, StudyState
+from dicom_node.syslog import Collector
 from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
-from worker import outcomes
+from worker import outcomes, relay
 from worker.metrics import drift
 from worker.metrics.drift import Drift
 from worker.outcomes import Activation
@@ -38,10 +39,14 @@ FAMILIAR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What labels may say: AE titles of callers, and destinations by their text."""
+    """What labels may say: AE titles of callers, and destinations by their text.
+
+    `collector` is where the audit trail goes.
+    """
 
     callers: frozenset[str]
     destinations: Mapping[str, str]
+    collector: Collector | None = None
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> "Names":
@@ -53,6 +58,7 @@ class Names:
                 str(each): each.ae_title if isinstance(each, Peer) else each.host
                 for each in settings.destinations
             },
+            settings.audit_syslog,
         )
 
     def caller(self, ae_title: str) -> str:
@@ -70,6 +76,7 @@ class Counts:
 
     `recent` are studies that received within the last day. Ages are in seconds, 0
     when nothing waits. `paused` says of each queue whether a person has paused it.
+    `audit_waiting` entries of the audit trail wait for its collector, None without one.
     """
 
     cases: Mapping[str, int]
@@ -85,6 +92,7 @@ class Counts:
     active: tuple[Activation, ...]
     thresholds: Mapping[str, float]
     drift: tuple[Drift, ...]
+    audit_waiting: int | None = None
 
 
 def look(session: Session, names: Names, at: datetime) -> Counts:
@@ -111,6 +119,9 @@ def look(session: Session, names: Names, at: datetime) -> Counts:
             for stage, (value, _) in outcomes.thresholds(session).items()
         },
         drift=drift.newest(session),
+        audit_waiting=None
+        if names.collector is None
+        else relay.standing(session, names.collector).waiting,
     )
 
 

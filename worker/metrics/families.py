@@ -132,6 +132,9 @@ def _counts(seen: Counts) -> Iterator[Metric]:
     yield _one("delivery_age_seconds", said, seen.delivery_age_s)
     paused = [((name,), float(is_paused)) for name, is_paused in seen.paused.items()]
     yield _gauge("queue_paused", "1 while a person has paused it", ("queue",), paused)
+    if seen.audit_waiting is not None:
+        said = "Entries of the audit trail that its collector has not taken"
+        yield _one("audit_waiting", said, seen.audit_waiting)
 
 
 def _callers(seen: Counts) -> Iterator[Metric]:

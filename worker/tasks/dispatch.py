@@ -13,7 +13,7 @@ from dicom_node import audit, ledger, outbox, pauses
 from dicom_node.db import Sessions, now
 from dicom_node.study import StudyUid
 from dicom_node.tables import Pausable
-from worker import chronicle, parking, queues, retention, runtime
+from worker import chronicle, parking, queues, relay, retention, runtime
 from worker.app import waiting
 from worker.retention import Store
 from worker.settings import WorkerSettings
@@ -162,9 +162,16 @@ def run_tidy() -> None:
 def run_follow() -> None:
     """Enter in the audit trail what the service did since the last time."""
     trail = audit.trail_of(runtime.settings())
-    while chronicle.pending(runtime.sessions()):
+    more = 1
+    while more:
         with runtime.sessions().begin() as session:
-            chronicle.follow(session, trail)
+            more = chronicle.follow(session, trail)
+
+
+@shared_task(name=queues.RELAY, ignore_result=True)
+def run_relay() -> None:
+    """Send the audit trail on to the site's collector."""
+    relay.relay(runtime.sessions(), runtime.settings())
 
 
 def _waiting(queue: str) -> int:
