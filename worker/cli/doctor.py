@@ -21,7 +21,7 @@ from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
-from dicom_node.settings import local_host
+from dicom_node.settings import ignored, local_host
 from dicom_node.study import Peer
 from worker import keeping, models, outcomes
 from worker.app import answering
@@ -33,6 +33,15 @@ GIB: Final = 2**30
 TIMEOUT_S: Final = 5
 DIGEST_GOOD_FOR_S: Final = 600.0
 MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
+
+
+def _settings(site: Site) -> str:
+    """Look for variables that do nothing; one that is like a setting was misspelt."""
+    found = ignored(type(site.settings))
+    misspelt = [f"{name} (is {other} meant?)" for name, other in found.items() if other]
+    if misspelt:
+        raise NodeError(f"no setting, does nothing: {', '.join(misspelt)}")
+    return f"no setting, does nothing: {', '.join(found)}" if found else "all are known"
 
 
 def _database(site: Site) -> str:
@@ -219,6 +228,7 @@ READINESS: Final = (
 
 def checks(site: Site) -> Iterator[Check]:
     """Look at one thing after the other; none changes anything."""
+    yield run("settings", _settings, site)
     yield run("database", _database, site)
     yield run("clock", _clock, site)
     yield run("broker", _broker, site)
