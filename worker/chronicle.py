@@ -27,7 +27,7 @@ from dicom_node.db import Sessions
 from dicom_node.study import StudyState
 from dicom_node.tables import AuditRow, DeliveryRow, DocumentRow, StudyRow
 from worker.outcomes import Activation
-from worker.tables import ActivationRow, ResultRow, SlndRow
+from worker.tables import HL7, ActivationRow, ResultRow, SlndRow
 
 BATCH: Final = 500
 """Entries of each kind that one transaction makes at most."""
@@ -151,7 +151,9 @@ def _sent(session: Session, limit: int) -> Iterator[Event]:
 def _pathology(session: Session, limit: int) -> Iterator[Event]:
     """Yield what came by HL7; what a person entered was signed by them."""
     source = _source("slnd", SlndRow.slnd_id)
-    query = select(SlndRow, source).where(SlndRow.message_id.is_not(None))
+    query = select(SlndRow, source).where(
+        SlndRow.message_id.is_not(None), SlndRow.recorded_by == HL7
+    )
     for row, said in session.execute(
         _unseen(query.order_by(SlndRow.slnd_id), source, limit)
     ):
