@@ -42,7 +42,13 @@ def command() -> None:
 )
 @click.option("--study", "uids", multiple=True, metavar="UID", help="A study here.")
 @click.option("--aet", default="", help="Sender to assume for files at PATH.")
-@click.option("--limit", default=LIMIT, show_default=True, help="Newest studies here.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=LIMIT,
+    show_default=True,
+    help="Newest studies here.",
+)
 @json_option
 @site_options
 def test(  # noqa: PLR0913, PLR0917 - one argument for each option
