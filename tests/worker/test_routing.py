@@ -94,6 +94,9 @@ def test_a_purged_study_is_routed_by_what_was_kept(bench, slices, mark, source, 
     data_dir = ("--data-dir", str(bench.site.settings.data_dir))
     done = CliRunner().invoke(main, ["studies", "reprocess", uid, *data_dir])
     assert done.exit_code == 0, done.output
+    path = str(bench.site.settings.routing)
+    tried = CliRunner().invoke(main, ["rules", "test", path, "--json", *data_dir])
+    assert json.loads(tried.stdout)[0]["rule"] == "b"
     assert analyze(uid, bench.site, source)
     assert bench.study(uid).state is StudyState.ANALYZED
 

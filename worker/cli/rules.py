@@ -9,12 +9,14 @@ from typing import Any, Final
 import click
 from pydicom import Dataset
 
-from dicom_node import images, ledger, media, routing
+from dicom_node import images, kept, ledger, media, routing
 from dicom_node.completion import IMAGES
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.part10 import read_meta
 from dicom_node.routing import Routing, RoutingRules
 from dicom_node.study import StudyUid
+from worker import keeping
+from worker import rules as site_rules
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 
 LIMIT: Final = 50
@@ -104,27 +106,21 @@ def _stored(
         else:
             records = ledger.studies(session, limit=limit)
         for record in records:
-            headers = _headers(
-                (one.series_uid, spool.fetch(one.path, one.sha256))
-                for one in ledger.instances(session, record.study_uid)
-                if one.sop_class_uid in IMAGES
-                and spool.written_at(one.path) is not None
+            slices = (
+                kept.slice_path(one.slice_sha256)
+                for one in keeping.of_study(session, record.study_uid).values()
+            )
+            headers = site_rules.headers(
+                (
+                    one
+                    for one in ledger.instances(session, record.study_uid)
+                    if spool.written_at(one.path) is not None
+                ),
+                lambda one: spool.fetch(one.path, one.sha256),
+                (spool.fetch(one) for one in slices if spool.written_at(one)),
             )
             routed = routing.route(rules, record.calling_ae, headers)
             yield Tried(record.study_uid, record.calling_ae, len(headers), routed)
-
-
-def _headers(found: Iterator[tuple[str, Path]]) -> list[Dataset]:
-    """Read one image of each series; what cannot be read is left out."""
-    headers: dict[str, Dataset] = {}
-    for series_uid, path in found:
-        if series_uid in headers:
-            continue
-        try:
-            headers[series_uid] = images.read_header(path)
-        except UnreadableObjectError:
-            continue
-    return list(headers.values())
 
 
 def _files(rules: RoutingRules, paths: Sequence[Path], aet: str) -> Iterator[Tried]:
