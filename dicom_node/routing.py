@@ -150,6 +150,11 @@ class RoutingRules(_Strict):
     unmatched: Literal["take", "ignore"] = "take"
     rule: tuple[Rule, ...] = ()
 
+    @property
+    def others(self) -> str:
+        """What studies are that no rule matches, in a word."""
+        return "taken" if self.unmatched == "take" else "ignored"
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         names = [one.name for one in self.rule]

@@ -16,7 +16,7 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import pauses, retrieve, schema, sender, stow
+from dicom_node import pauses, retrieve, routing, schema, sender, stow
 from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
@@ -108,6 +108,20 @@ def _model(site: Site) -> str:
         )
         models.check_activated(models.verify(folder), activation)
     return ", ".join(f"{one.name}@{one.version}" for one in active.values())
+
+
+def _routing(path: Path) -> Callable[[Site], str]:
+    def check(site: Site) -> str:
+        del site
+        try:
+            found = routing.parse(path)
+        except NodeError as error:
+            raise NodeError(
+                f"{error}: mend the file, until then studies wait"
+            ) from error
+        return f"{path}: rules {len(found.rule)}, others are {found.others}"
+
+    return check
 
 
 def _quality(site: Site) -> str:
@@ -236,6 +250,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("queues", _queues, site)
     yield run("model digest", _model, site)
     yield run("quality gate", _quality, site)
+    if site.settings.routing is not None:
+        yield run("routing rules", _routing(site.settings.routing), site)
     yield run("disk", _disk, site)
     if site.settings.store_url is not None:
         yield run("object store", _store, site)

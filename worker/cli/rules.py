@@ -77,7 +77,7 @@ def test(  # noqa: PLR0913, PLR0917 - one argument for each option
         print_json([_as_document(one) for one in found])
         return
     count = len(rules.rule)
-    click.echo(f"{file}: {count} rules, unmatched studies are {rules.unmatched}d")
+    click.echo(f"{file}: {count} rules, unmatched studies are {rules.others}")
     columns = ("study", "sender", "series", "rule", "becomes")
     rows = [
         (t.study_uid, t.calling_ae, t.series, t.routed.rule, _said(t)) for t in found
