@@ -6,6 +6,7 @@ cover the tables of the worker too: there is one database.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.script.revision import RevisionError
 
 from dicom_node import db
-from dicom_node.errors import LedgerUnavailableError
+from dicom_node.errors import LedgerUnavailableError, NotFoundError
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "migrations"
 
@@ -66,6 +68,32 @@ def downgrade(url: str, revision: str) -> None:
     """
     with _unchanged_when_busy():
         command.downgrade(configuration(url), revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One migration: its revision, and in a sentence what it brought."""
+
+    revision: str
+    what: str
+
+
+def steps_down(url: str, revision: str) -> list[Step]:
+    """Return what a downgrade would undo, the newest first; nothing is changed.
+
+    Raises:
+        NotFoundError: There is no such revision below the database's.
+    """
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    now = current(url)
+    try:
+        found = list(scripts.iterate_revisions(now, revision)) if now else []
+    except RevisionError as error:
+        known = ", ".join(one.revision for one in scripts.walk_revisions())
+        raise NotFoundError(
+            f"there is no revision {revision} below {now}; known are {known}, base"
+        ) from error
+    return [Step(one.revision, one.doc or "") for one in found]
 
 
 def current(url: str) -> str | None:

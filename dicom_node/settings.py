@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,6 +49,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_node.errors import SettingsError
+from dicom_node.spelling import BESIDE, ELSEWHERE, meant
 from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
 from dicom_node.tls import Caller, Certificate, TlsFiles
 
@@ -415,6 +416,7 @@ class NodeSettings(BaseSettings):
         """Put flags before environment, `sentinode.toml` and `up.json`."""
         del dotenv_settings, file_secret_settings
         toml = TomlConfigSettingsSource(settings_cls, toml_file=TOML_FILE)
+        _demand_known(settings_cls, toml.toml_data)
         env = cast("EnvSettingsSource", env_settings)
         return (
             init_settings,
@@ -454,8 +456,57 @@ class _OldNames(PydanticBaseSettingsSource):
 
 @cache
 def _warn_of_old_name(old: str, new: str) -> None:
-    names = (f"{ENV_PREFIX}{old.upper()}", f"{ENV_PREFIX}{new.upper()}")
+    names = (variable(old), variable(new))
     log.warning("%s is called %s now; the old name will be refused", *names)
+
+
+def known(settings_cls: type[BaseSettings]) -> frozenset[str]:
+    """Return the names of all settings, those of other processes and old ones too."""
+    return ELSEWHERE.union(settings_cls.model_fields, RENAMED)
+
+
+def _demand_known(settings_cls: type[BaseSettings], given: Iterable[str]) -> None:
+    names = known(settings_cls)
+    lines = [f"{TOML_FILE}: {_no_setting(n, names)}" for n in given if n not in names]
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _no_setting(name: str, names: Iterable[str]) -> str:
+    other = meant(name, names)
+    return f"{name} is no setting" + (f"; is {other} meant?" if other else "")
+
+
+def ignored(settings_cls: type[BaseSettings]) -> dict[str, str | None]:
+    """Return the variables with our prefix that are no setting, and do nothing.
+
+    Each with the variable that was probably meant; None: it is like none of ours,
+    and may be somebody else's.
+    """
+    names = known(settings_cls)
+    source = EnvSettingsSource(settings_cls)
+    prefix = ENV_PREFIX.lower()
+    given = {
+        name.removeprefix(prefix)
+        for name in map(str.lower, source.env_vars)
+        if name.startswith(prefix)
+    }
+    return {
+        variable(name): None if other is None else variable(other)
+        for name in sorted(given - names - BESIDE)
+        for other in (meant(name, names),)
+    }
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+@cache
+def _warn_of_ignored(name: str, other: str | None) -> None:
+    hint = f"; is {other} meant?" if other else ""
+    log.warning("%s is no setting and does nothing%s", name, hint)
 
 
 class _UpFile(PydanticBaseSettingsSource):
@@ -488,10 +539,12 @@ def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its 
     """Read settings of one kind; a flag that is None was not given.
 
     Raises:
-        SettingsError: A setting is missing or wrong; the message has one line for
-            each, with the name of its variable and never its value.
+        SettingsError: A setting is missing or wrong, or the file names what is none;
+            the message has one line for each, with its name and never its value.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    for name, other in ignored(kind).items():
+        _warn_of_ignored(name, other)
     try:
         return kind(**given)
     except ValidationError as error:
@@ -505,7 +558,7 @@ def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its 
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    return f"{ENV_PREFIX}{str(location[0]).upper() if location else '*'}:"
+    return f"{variable(str(location[0]) if location else '*')}:"
 
 
 def _fault(message: str) -> str:

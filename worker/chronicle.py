@@ -44,7 +44,7 @@ from dicom_node.tables import (
     TransferRow,
 )
 from worker.outcomes import Activation
-from worker.tables import ActivationRow, ResultRow, SlndRow
+from worker.tables import HL7, ActivationRow, ResultRow, SlndRow
 
 BATCH: Final = 500
 """Entries of each kind that one transaction makes at most."""
@@ -302,7 +302,9 @@ def _pathology(session: Session, limit: int, since: datetime | None) -> Iterator
         .limit(1)
         .scalar_subquery()
     )
-    query = select(SlndRow, before, source).where(SlndRow.message_id.is_not(None))
+    query = select(SlndRow, before, source).where(
+        SlndRow.message_id.is_not(None), SlndRow.recorded_by == HL7
+    )
     query = _newer(query, SlndRow.recorded_at, since)
     for row, old, said in session.execute(
         _unseen(query.order_by(SlndRow.slnd_id), source, limit)

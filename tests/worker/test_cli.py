@@ -442,3 +442,21 @@ def test_what_is_not_checked_of_a_model_is_said(run, bench):
         assert "size of the rectangle: not checked" in said
         assert "features: not checked" in said
     assert gate["ok"]
+
+
+def test_a_misspelt_variable_fails_the_doctor_and_a_foreign_one_is_named(
+    run, monkeypatch
+):
+    def settings():
+        checks = json.loads(run("doctor", "--json").stdout)["checks"]
+        (found,) = [one for one in checks if one["name"] == "settings"]
+        return found
+
+    monkeypatch.setenv("SENTINODE_SERVICE_HOST", "10.0.0.1")
+    foreign = settings()
+    monkeypatch.setenv("SENTINODE_RETENSION_DAYS", "30")
+    misspelt = settings()
+    assert foreign["ok"]
+    assert "SENTINODE_SERVICE_HOST" in foreign["detail"]
+    assert not misspelt["ok"]
+    assert "is SENTINODE_RETENTION_DAYS meant?" in misspelt["detail"]

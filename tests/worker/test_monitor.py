@@ -15,6 +15,7 @@ from dicom_node.study import Reason
 from dicom_node.tables import Pausable
 from tests.monitored import Served, browse, failed_study, held_study, pages_of
 from tests.worker.test_metrics import samples
+from worker.monitor import html
 from worker.monitor import server as http_server
 from worker.monitor.readiness import Check, Probe, Readiness
 from worker.monitor.server import Guard
@@ -292,3 +293,18 @@ def test_a_browser_shows_the_page(bench, served, study, held, tmp_path):
         assert f'id="{part}"' in dom
     assert "no_roi" in dom
     assert "analysis_error" in dom
+
+
+def test_on_a_telephone_a_model_name_is_read_in_one_line(tmp_path):
+    row = ("NSLN", html.code("resnet18-nsln@20261124-3f505cd2"), 0.47, "manifest")
+    table = html.section("models", "Models", ("stage", "model", "at", "set by"), [row])
+    page = tmp_path / "page.html"
+    page.write_text(
+        f"<!doctype html><title></title>"
+        f"<iframe width=390 srcdoc='<!doctype html><style>{html.STYLE}</style>"
+        f"{table}'></iframe><script>onload = () => {{ const page = document"
+        ".querySelector('iframe').contentDocument; document.title = page"
+        ".querySelector('code').getClientRects().length }</script>"
+    )
+
+    assert "<title>1</title>" in browse(tmp_path, "--dump-dom", page.as_uri())

@@ -3,7 +3,8 @@
 import getpass
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, make_url
+from sqlalchemy.orm import Session
 
 from dicom_node import audit, db
 from dicom_node.audit import Trail
@@ -135,6 +137,34 @@ DAY: Final = UtcTime(formats=["%Y-%m-%d"])
 def patient_id_of(said: str) -> str:
     """Return a patient ID; `-` reads it from stdin, so that no `ps` shows it."""
     return sys.stdin.readline().strip() if said == "-" else said
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done; change nothing."
+)
+
+
+def limit_option(default: int) -> Callable[[F], F]:
+    """Return the option of a list that says how much of it is shown."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Newest first.",
+    )
+
+
+@contextmanager
+def changing(site: Site, *, dry_run: bool) -> Iterator[Session]:
+    """Open a transaction of a command; a dry run is undone, whatever it did.
+
+    So a dry run is refused in the same words as the real one.
+    """
+    with site.writing() as session, session.begin() as transaction:
+        yield session
+        if dry_run:
+            transaction.rollback()
 
 
 def print_json(value: object) -> None:

@@ -15,12 +15,12 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import pauses, retrieve, schema, sender, stow
+from dicom_node import pauses, retrieve, routing, schema, sender, stow
 from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
-from dicom_node.settings import local_host
+from dicom_node.settings import ignored, local_host
 from dicom_node.study import Peer
 from worker import credentials, keeping, models, outcomes, relay
 from worker.app import answering, reach
@@ -32,6 +32,15 @@ GIB: Final = 2**30
 TIMEOUT_S: Final = 5
 DIGEST_GOOD_FOR_S: Final = 600.0
 MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
+
+
+def _settings(site: Site) -> str:
+    """Look for variables that do nothing; one that is like a setting was misspelt."""
+    found = ignored(type(site.settings))
+    misspelt = [f"{name} (is {other} meant?)" for name, other in found.items() if other]
+    if misspelt:
+        raise NodeError(f"no setting, does nothing: {', '.join(misspelt)}")
+    return f"no setting, does nothing: {', '.join(found)}" if found else "all are known"
 
 
 def _database(site: Site) -> str:
@@ -98,6 +107,20 @@ def _model(site: Site) -> str:
         )
         models.check_activated(models.verify(folder), activation)
     return ", ".join(f"{one.name}@{one.version}" for one in active.values())
+
+
+def _routing(path: Path) -> Callable[[Site], str]:
+    def check(site: Site) -> str:
+        del site
+        try:
+            found = routing.parse(path)
+        except NodeError as error:
+            raise NodeError(
+                f"{error}: mend the file, until then studies wait"
+            ) from error
+        return f"{path}: rules {len(found.rule)}, others are {found.others}"
+
+    return check
 
 
 def _quality(site: Site) -> str:
@@ -249,6 +272,7 @@ READINESS: Final = (
 
 def checks(site: Site) -> Iterator[Check]:
     """Look at one thing after the other; none changes anything."""
+    yield run("settings", _settings, site)
     yield run("database", _database, site)
     yield run("clock", _clock, site)
     yield run("broker", _broker, site)
@@ -256,6 +280,8 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("queues", _queues, site)
     yield run("model digest", _model, site)
     yield run("quality gate", _quality, site)
+    if site.settings.routing is not None:
+        yield run("routing rules", _routing(site.settings.routing), site)
     yield run("disk", _disk, site)
     if site.settings.store_url is not None:
         yield run("object store", _store, site)

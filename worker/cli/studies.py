@@ -19,6 +19,7 @@ from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
+    limit_option,
     print_json,
     print_table,
     rfc3339,
@@ -143,7 +144,7 @@ def _enter_view(site: Site, what: str, uids: Sequence[str]) -> None:
 
 @command.command("list")
 @click.option("--state", type=click.Choice([state.value for state in StudyState]))
-@click.option("--limit", default=50, show_default=True, help="Newest first.")
+@limit_option(50)
 @phi_option
 @json_option
 @site_options
