@@ -246,10 +246,10 @@ def _check_archive(site: Site, spool: Spool, sent, documents, faults: Faults) ->
 
 def _is_same(site: Site, path: Path) -> bool:
     frozen = dcmread(path)
-    return dcmread(BytesIO(site.pacs.file(_identifier(frozen)))) == frozen
+    return dcmread(BytesIO(site.pacs.file(identifier(frozen)))) == frozen
 
 
-def _identifier(dataset: Dataset) -> str:
+def identifier(dataset: Dataset) -> str:
     """Return what Orthanc calls an object."""
     names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
     text = "|".join(str(dataset.get(name, "")) for name in names)

@@ -33,6 +33,9 @@ from tests.peers import wait_until
 from tests.quick_models import write_models
 
 SETTLE_S = 120.0
+UNFIRED_S = 15.0
+"""How long a point may still fire when all that was sent is settled."""
+
 POLL_S = 0.05
 RUNS_PER_SITE = 25
 LOAD_S = 1.6
@@ -388,14 +391,20 @@ def settle(
 ) -> None:
     """Keep the site up until all is analysed and sent, or for a minute."""
     deadline = time.monotonic() + SETTLE_S
+    settled_at: float | None = None
     while time.monotonic() < deadline:
         here.tend()
         if strike is not None:
             strike.tick()
             strike.skip_time()
         alive = any(sender.is_alive() for sender in senders)
-        if not alive and (strike is None or strike.fired()) and is_settled(here, sent):
-            return
+        if not alive and is_settled(here, sent):
+            settled_at = settled_at or time.monotonic()
+            waited = time.monotonic() - settled_at
+            if strike is None or strike.fired() or waited > UNFIRED_S:
+                return
+        else:
+            settled_at = None
         time.sleep(POLL_S)
 
 
