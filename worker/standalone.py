@@ -145,7 +145,12 @@ class Tree:
 
 
 def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Ask the kernel to kill this child when `sentinode up` is gone.
+
+    A worker that is only asked to stop would first look for its broker, which is gone
+    too, and hold port and database meanwhile. What a kill leaves is taken up anyway.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
