@@ -1,7 +1,9 @@
 """`make chaos`: the kill matrix, its table, and exit code 1 when anything is wrong."""
 
 import json
+import logging
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -33,7 +35,7 @@ COLUMNS = ("runs", "fired", "lost", "duplicated", "wrong", "unclean", "errors")
 @click.option("--point", "names", multiple=True, type=click.Choice(list(BY_NAME)))
 @click.option("--only", type=int, help="This run of a point alone.")
 @click.option("--json", "document", type=click.Path(path_type=Path))
-@click.option("--lanes", default=1, show_default=True, help="Per database.")
+@click.option("--lanes", default=2, show_default=True, help="Per database.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to work.")
 def main(
     runs: int,
@@ -48,6 +50,8 @@ def main(
 
     Example: python -m tests.chaos --point delivery-mid-send --runs 5 --seed 7
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
+    logging.disable(logging.WARNING)  # what the product says in here is no news
     console = Console(stderr=True)
     todo = jobs(names or list(BY_NAME), runs, seed, only)
     matrix = Matrix(todo, {SQLITE: lanes, POSTGRESQL: lanes, UP: 1}, folder)
@@ -64,17 +68,24 @@ def main(
         bar = progress.add_task("killing", total=len(todo))
         for run in matrix.results():
             done.append(run)
+            if document is not None:
+                write(document, done)
             progress.update(bar, advance=1, description=run.job.point)
             if run.failed:
                 tell(progress.console, run)
     seconds = time.monotonic() - started
     Console(width=140).print(table(done, f"seed {seed}, {seconds / 60:.0f} min"))
-    if document is not None:
-        document.write_text(json.dumps([each.as_document() for each in done], indent=1))
     if any(run.failed for run in done):
         sys.exit(1)
     if folder is None:
         shutil.rmtree(matrix.folder, ignore_errors=True)
+
+
+def write(document: Path, runs: Sequence[Run]) -> None:
+    """Write what has been made so far: a long matrix may be stopped."""
+    draft = document.with_name(f"{document.name}.part")
+    draft.write_text(json.dumps([each.as_document() for each in runs], indent=1))
+    draft.replace(document)
 
 
 def tell(console: Console, run: Run) -> None:

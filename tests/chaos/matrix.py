@@ -98,15 +98,19 @@ class Run:
 def jobs(
     names: Sequence[str], runs: int, seed: int, only: int | None = None
 ) -> list[Job]:
-    """Return the runs to make, in an order that mixes the points."""
+    """Return the runs to make, round by round: each round has every point once."""
+    rng = random.Random(seed)  # noqa: S311 - to be repeated
     found = []
-    for name in names:
-        databases = points.BY_NAME[name].databases
-        for number in range(runs) if only is None else [only]:
-            database = databases[(number + len(name)) % len(databases)]
-            found.append(Job(name, seed, number, database))
-    random.Random(seed).shuffle(found)  # noqa: S311 - to be repeated
+    for number in range(runs) if only is None else [only]:
+        round_ = [_job(name, seed, number) for name in names]
+        rng.shuffle(round_)
+        found += round_
     return found
+
+
+def _job(name: str, seed: int, number: int) -> Job:
+    databases = points.BY_NAME[name].databases
+    return Job(name, seed, number, databases[(number + len(name)) % len(databases)])
 
 
 class Matrix:
@@ -143,6 +147,8 @@ class Matrix:
                 threading.Thread(target=lane.run, daemon=True).start()
             for _ in self.todo:
                 yield self.done.get()
+            for lane in lanes:
+                lane.ended.wait(30)
         finally:
             for lane in lanes:
                 lane.stop()
@@ -176,9 +182,9 @@ class Lane:
         self.ended.set()
 
     def stop(self) -> None:
-        """End after the run that is being made; after a while, in the middle of it."""
+        """End at once, also in the middle of a run."""
         self.stopping = True
-        if not self.ended.wait(30):
+        if not self.ended.is_set():
             self._leave(remove=False)
 
     def _make(self, job: Job) -> Run:
@@ -308,12 +314,14 @@ class Strike:
         """Do what is to be done by now."""
 
     def skip_time(self) -> None:
-        """Once a process that holds claims is dead, end them: a lease is a minute."""
-        if self.point.process not in site.POOLS or self.skipped or not self.fired():
+        """Once the holder of a claim is dead, or its commit in doubt, end its lease."""
+        holds = self.point.process in {*site.POOLS, points.DATABASE}
+        if not holds or self.skipped or not self.fired():
             return
-        self.skipped = True
-        with suppress(sa.exc.DBAPIError):
-            self.here.skip_leases(db.now())
+        with suppress(sa.exc.DBAPIError):  # then it is being started again
+            whole = self.point.process == points.DATABASE
+            self.here.skip_leases(db.now(), also_of_the_living=whole)
+            self.skipped = True
 
     def fired(self) -> bool:
         raise NotImplementedError

@@ -44,7 +44,7 @@ POINTS = (
     Point("listener-release", LISTENER, "at release of the association", (1, 2)),
     Point("listener-random", LISTENER, "any moment under load"),
     Point(
-        "dispatch-queued-uncommitted", DISPATCH, "before `queued` is committed", (1, 2)
+        "dispatch-queued-uncommitted", DISPATCH, "before `queued` is committed", (1, 1)
     ),
     Point(
         "dispatch-before-message",

@@ -38,7 +38,6 @@ FAST = {
     "HOST": "127.0.0.1",
     "ALLOW": f"{MODALITY}@127.0.0.1",
     "QUIET_PERIOD": "1.5",
-    "SWEEP_INTERVAL": "0.25",
     "ANSWER_TIMEOUT": "10",
     "RESEND_AFTER": "1",
     "RETRY_AFTER": "0.3",
@@ -78,6 +77,7 @@ class Site:
     settings: WorkerSettings | None = None
     port: int = 0
     restart_pause: float = 0.0
+    closed: bool = False
 
     @property
     def orders(self) -> triggers.Orders:
@@ -114,7 +114,8 @@ class Site:
         return self.listens()
 
     def close(self) -> None:
-        """End everything that was started here."""
+        """End everything that was started here, and start nothing again."""
+        self.closed = True
         for each in self.processes.values():
             each.kill_group()
         if self.engine is not None:
@@ -137,6 +138,8 @@ class Site:
 
     def tend(self) -> None:
         """Start again what has died: ours, broker, database, PACS."""
+        if self.closed:
+            raise RuntimeError("the site is closed")
         at = time.monotonic()
         for name, process in list(self.processes.items()):
             if process.ended.is_set() and name not in self.again_at:
@@ -159,17 +162,19 @@ class Site:
             self.deaths.append(Death(points.DATABASE, self.postmaster(), None))
             self._restart_postgres()
 
-    def skip_leases(self, died_at: datetime) -> None:
+    def skip_leases(self, died_at: datetime, *, also_of_the_living: bool) -> None:
         """Let the claims of dead processes end now, as if their leases had run out.
 
         A claim on a study names its process; one on a delivery does not, so those
-        end that were there when a process that sends died.
+        end that were there when a process that sends died. When a server of the
+        database dies, a claim may be committed and its holder not know it.
         """
         at = db.now()
         with db.writing(self.engine).begin() as session:
             claimed = sa.select(StudyRow).where(StudyRow.lease_until > at)
             for study in session.scalars(claimed):
-                if not is_alive(int(study.claimed_by.rpartition(":")[2])):
+                holder = int(study.claimed_by.rpartition(":")[2])
+                if also_of_the_living or not is_alive(holder):
                     study.lease_until = at
             session.execute(
                 sa.update(DeliveryRow)

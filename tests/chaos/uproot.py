@@ -71,10 +71,13 @@ class UpSite(Site):
         self.tree = None
 
     def remains(self) -> list[str]:
-        """Wait for the children to end; say what they still hold if they do not."""
+        """Wait for the children to let go; say what they still hold if they do not."""
         until = time.monotonic() + GONE_S
-        while tree_of(self.folder) and time.monotonic() < until:
+        while (found := self._held()) and time.monotonic() < until:
             time.sleep(0.05)
+        return found
+
+    def _held(self) -> list[str]:
         found = [f"process {_command(pid)}" for pid in tree_of(self.folder)]
         if self.listens():
             found.append("the port is still listened on")
