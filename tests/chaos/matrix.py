@@ -32,7 +32,7 @@ from tests.chaos.uproot import UpSite
 from tests.peers import wait_until
 from tests.quick_models import write_models
 
-SETTLE_S = 120.0
+SETTLE_S = 240.0
 UNFIRED_S = 15.0
 """How long a point may still fire when all that was sent is settled."""
 
@@ -192,7 +192,8 @@ class Lane:
         started = time.monotonic()
         try:
             if self.site is None:
-                self.site = self._new_site()
+                self.site = self._new_site()  # before its start: it may be stopped
+                self.site.start()
                 started = time.monotonic()
             kind = make_up_run if isinstance(self.site, UpSite) else make_run
             kind(self.site, run, self.matrix.reference)
@@ -212,9 +213,9 @@ class Lane:
         self.runs = 0
         folder = self.matrix.folder / f"{self.name}-{self.sites}"
         if self.name.startswith(points.UP):
-            return uproot.new(folder, self.nursery, self.models).start()
+            return uproot.new(folder, self.nursery, self.models)
         database = self.name.rpartition("-")[0]
-        return Site(folder, database, self.nursery, self.models).start()
+        return Site(folder, database, self.nursery, self.models)
 
     def _leave(self, *, remove: bool) -> None:
         if self.site is not None:
@@ -295,7 +296,7 @@ def make_up_run(here: UpSite, run: Run, reference: Mapping[int, Values]) -> None
     run.killed += f"{time.monotonic() - killed_at:.1f} s"
     run.fired = not is_alive(tree)
     here.spawn_all()
-    wait_until(here.is_ready, "the next start", uproot.READY_S)
+    wait_until(here.is_ready, "the next start", site.READY_S)
     settle(here, sent, senders)
     faults = ledgers.check(here, sent, reference)
     run.lost, run.duplicated = faults.lost, faults.duplicated

@@ -106,7 +106,7 @@ class Nursery:
             }
             self._socket.sendall(json.dumps(order).encode() + b"\n")
         with self._news:
-            done = self._news.wait_for(lambda: number in self._started, 60)
+            done = self._news.wait_for(lambda: number in self._started, 180)
             assert done, "the nursery does not answer"
             return self._started.pop(number)
 

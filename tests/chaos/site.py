@@ -31,6 +31,9 @@ from worker.settings import WorkerSettings
 
 OURS = (points.ANALYSIS, points.DISPATCH, points.BEAT, points.LISTENER)
 POOLS = {points.ANALYSIS, points.DISPATCH}
+READY_S = 180.0
+"""Long, because a busy host is no fault of what is tried here."""
+
 WITH_US = ("setpriv", "--pdeathsig", "KILL")
 """Before a command: it must not outlive us, however we end."""
 
@@ -101,7 +104,7 @@ class Site:
         for manifest in models.installed(self.models):
             self._prepare("models", "activate", manifest.reference)
         self.spawn_all()
-        wait_until(self.is_ready, "the start", 60)
+        wait_until(self.is_ready, "the start", READY_S)
         return self
 
     def spawn_all(self) -> None:
@@ -187,7 +190,7 @@ class Site:
 
     def await_quiet(self) -> None:
         """Wait until all that a run needs is up again."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + READY_S
         while self.again_at or not self.listens():
             self.tend()
             assert time.monotonic() < deadline, "a process does not come up again"
@@ -216,7 +219,9 @@ class Site:
         """Open a session that only looks."""
         return db.reading(self.engine)()
 
-    def command(self, *arguments: str, timeout: float = 30) -> tuple[int, str, str]:
+    def command(
+        self, *arguments: str, timeout: float = READY_S
+    ) -> tuple[int, str, str]:
         """Run one command of the command line; return its code and what it said."""
         log = self.folder / "command.out"
         for path in (log, log.with_name("command.out.err")):
@@ -299,7 +304,7 @@ class Site:
 
     def _restart_postgres(self) -> None:
         """Start it as a service manager does: again and again, until it can."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + READY_S
         while True:
             try:
                 self.postgres.start()

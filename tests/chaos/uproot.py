@@ -18,7 +18,6 @@ from tests.chaos import points
 from tests.chaos.nursery import Nursery
 from tests.chaos.site import WITH_US, Site
 
-READY_S = 60.0
 GONE_S = 15.0
 
 
