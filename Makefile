@@ -17,12 +17,15 @@ PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools ort
 BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
 	|| echo $$(command -v podman buildah | head -1) build --format docker)
 BUILD_ARGS ?=
+# How often each point of the kill matrix is tried, and on which seed.
+RUNS ?= 50
+SEED ?= 1
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dicom_node/__init__.py)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lint bench install peers lock locks audit images clean
+.PHONY: demo test lint bench chaos install peers lock locks audit images clean
 
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
@@ -39,6 +42,9 @@ lint: install ## ruff, mypy --strict, the directions of imports
 
 bench: install peers ## measure; prints medians and ratios
 	$(BIN)/python -m tests.benchmarks
+
+chaos: install peers ## kill every process at every point of the path; prints the table
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --json chaos.json
 
 install: $(VENV)/installed
 

@@ -1,6 +1,7 @@
 """Associations that we open: how long to wait, who we say we are, why it failed."""
 
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,62 @@ MAX_PDU: Final = 262_144
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
+
+
+class _Checkpoint(threading.Event):
+    """Where pynetdicom's reactor is made to wait; `occupied` while it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._door = threading.Lock()
+        self.occupied = False
+        self.set()
+
+    def set(self) -> None:
+        """Let the reactor go on."""
+        with self._door:
+            self.occupied = False
+            super().set()
+
+    def clear(self) -> None:
+        """Stop the reactor when it comes here next."""
+        with self._door:
+            super().clear()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the reactor may go on; that it waits is never said too early."""
+        with self._door:
+            if self.is_set():
+                return True
+            self.occupied = True
+        return super().wait(timeout)
+
+
+class _Paused(Association):
+    """An association whose reactor is paused when it says so.
+
+    pynetdicom's says it a moment before it is. On a busy host it may still take a
+    response off the queue then, which is lost: a match of a query, or a status.
+    """
+
+    _reactor_checkpoint: _Checkpoint
+
+    @property
+    def _is_paused(self) -> bool:
+        """Say whether it is out of the way: it waits, has ended, or asks itself."""
+        if self._reactor_checkpoint.occupied or self._kill or not self.is_alive():
+            return True
+        return threading.current_thread() is self
+
+    @_is_paused.setter
+    def _is_paused(self, value: bool) -> None:
+        del value
+
+
+def _pausing(association: Association) -> Association:
+    association._reactor_checkpoint = _Checkpoint()  # noqa: SLF001 - no other way in
+    association.__class__ = _Paused
+    return association
 
 
 def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
@@ -62,7 +119,7 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     except (OSError, RuntimeError) as error:  # its name does not resolve, for one
         raise PeerUnavailableError(f"{peer} cannot be reached") from error
     if association.is_established:
-        return association
+        return _pausing(association)
     if context is not None and context.fault is not None:
         raise PeerUnavailableError(f"{peer}: {context.fault}")
     if association.is_rejected:

@@ -50,6 +50,7 @@ class Orthanc:
     ):
         self.plugins = plugins
         self.options = options or {}
+        self.prefix: tuple[str, ...] = ()  # before its command, as `setpriv ...`
         self.credentials: tuple[str, str] | None = None
         self.folder = folder
         self.port = free_port()
@@ -90,7 +91,7 @@ class Orthanc:
         path.write_text(json.dumps(config))
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["Orthanc", str(path)],
+                [*self.prefix, "Orthanc", str(path)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "TCP_NODELAY": "1"},

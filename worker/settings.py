@@ -99,7 +99,8 @@ class WorkerSettings(NodeSettings):
     must be on one host. `commit` names the AE titles that are asked for storage
     commitment, or is "all". A report of it is waited for `commit_wait` on the same
     association, and is asked for again after `commit_timeout`. A peer has
-    `answer_timeout` to answer each message; a delivery is tried for `give_up_after`.
+    `answer_timeout` to answer each message. A delivery that failed is tried again after
+    `retry_after`, then after 5, 15 and 60 times that, for `give_up_after`.
 
     The status page and the metrics are served on `http_port`; `up` chooses one when it
     is unset, 0 is none. Whoever calls from another host must know what stands in
@@ -160,6 +161,7 @@ class WorkerSettings(NodeSettings):
     commit_wait: timedelta = timedelta(seconds=3)
     commit_timeout: timedelta = timedelta(hours=1)
     answer_timeout: timedelta = timedelta(minutes=1)
+    retry_after: timedelta = timedelta(minutes=1)
     give_up_after: timedelta = timedelta(days=14)
 
     http_port: int | None = Field(default=None, ge=0, le=MAX_PORT)

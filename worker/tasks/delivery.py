@@ -219,12 +219,16 @@ def _record(
                 commitment.want(session, delivery.delivery_id, at)
             log.log(logging.WARNING if status else logging.INFO, "sent", extra=extra)
         elif isinstance(error, TransientError):
-            limit = site.settings.give_up_after
-            outbox.deferred(session, delivery, str(error), status, at, limit)
+            endurance = _endurance(site.settings)
+            outbox.deferred(session, delivery, str(error), status, at, endurance)
             log.warning("delivery deferred", extra=extra)
         else:
             outbox.failed(session, delivery, str(error), status, at)
             log.error("delivery failed", extra=extra)
+
+
+def _endurance(settings: WorkerSettings) -> outbox.Endurance:
+    return outbox.Endurance(settings.retry_after, settings.give_up_after)
 
 
 def _ask_commitment(peer: Peer, site: Site) -> None:
