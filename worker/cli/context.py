@@ -85,18 +85,24 @@ def read_settings(**flags: object) -> WorkerSettings:
         raise click.UsageError(f"{error}\n{hint}") from error
 
 
-def site_options(function: F) -> F:
-    """Add `--data-dir` and `--database-url`; the command gets a Site as `site`."""
-
-    @click.option(
+def place_options(function: F) -> F:
+    """Add `--data-dir` and `--database-url`, unread."""
+    url_option = click.option(
+        "--database-url",
+        help="SQLAlchemy URL; default: SQLite in the data folder.",
+    )
+    folder_option = click.option(
         "--data-dir",
         type=click.Path(file_okay=False),
         help="Folder of the installation [SENTINODE_DATA_DIR].",
     )
-    @click.option(
-        "--database-url",
-        help="SQLAlchemy URL; default: SQLite in the data folder.",
-    )
+    return folder_option(url_option(function))
+
+
+def site_options(function: F) -> F:
+    """Add `--data-dir` and `--database-url`; the command gets a Site as `site`."""
+
+    @place_options
     @wraps(function)
     def wrapped(
         *args: object, data_dir: str | None, database_url: str | None, **kwargs: object
