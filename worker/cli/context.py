@@ -150,14 +150,14 @@ dry_run_option = click.option(
 )
 
 
-def limit_option(default: int) -> Callable[[F], F]:
+def limit_option(default: int, said: str = "Newest first.") -> Callable[[F], F]:
     """Return the option of a list that says how much of it is shown."""
     return click.option(
         "--limit",
         type=click.IntRange(min=1),
         default=default,
         show_default=True,
-        help="Newest first.",
+        help=said,
     )
 
 

@@ -17,7 +17,14 @@ from dicom_node.routing import Routing, RoutingRules
 from dicom_node.study import StudyUid
 from worker import keeping
 from worker import rules as site_rules
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import (
+    Site,
+    json_option,
+    limit_option,
+    print_json,
+    print_table,
+    site_options,
+)
 
 LIMIT: Final = 50
 
@@ -44,13 +51,7 @@ def command() -> None:
 )
 @click.option("--study", "uids", multiple=True, metavar="UID", help="A study here.")
 @click.option("--aet", default="", help="Sender to assume for files at PATH.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=LIMIT,
-    show_default=True,
-    help="Newest studies here.",
-)
+@limit_option(LIMIT, "Newest studies here.")
 @json_option
 @site_options
 def test(  # noqa: PLR0913, PLR0917 - one argument for each option
