@@ -227,8 +227,9 @@ class Lane:
 
 def undisturbed(nursery: Nursery, models: Path, folder: Path) -> dict[int, Values]:
     """Return what each variant gives where nothing is killed."""
-    here = Site(folder, points.SQLITE, nursery, models).start()
+    here = Site(folder, points.SQLITE, nursery, models)
     try:
+        here.start()
         sent = [load.study(f"reference {n}", n) for n in range(len(VARIANTS))]
         senders = sending(sent, here.port, 0.2)
         settle(here, sent, senders)

@@ -27,6 +27,7 @@ from pathlib import Path
 from tests.chaos import triggers
 
 PR_SET_PDEATHSIG = 1
+PATIENCE_S = 600.0
 WARM = (
     "billiard.pool",
     "celery.apps.beat",
@@ -106,7 +107,7 @@ class Nursery:
             }
             self._socket.sendall(json.dumps(order).encode() + b"\n")
         with self._news:
-            done = self._news.wait_for(lambda: number in self._started, 180)
+            done = self._news.wait_for(lambda: number in self._started, PATIENCE_S)
             assert done, "the nursery does not answer"
             return self._started.pop(number)
 
