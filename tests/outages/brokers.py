@@ -94,6 +94,7 @@ class RabbitMq:
             "HOME": str(self.folder),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._names),
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # it may be ended while nodes live
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": os.devnull,
