@@ -11,6 +11,10 @@ ELSEWHERE: Final = frozenset(
     {
         "analysis_time_limit",
         "answer_timeout",
+        "audit_syslog",
+        "audit_syslog_ca_file",
+        "audit_syslog_certificate",
+        "audit_syslog_key",
         "backlog_after",
         "broker_password_file",
         "broker_url",
@@ -69,6 +73,7 @@ ELSEWHERE: Final = frozenset(
         "retrain_time_limit",
         "retrain_webhook",
         "retrain_webhook_secret_file",
+        "retry_after",
         "roi_overlays",
         "routing",
         "shadow_interval",
