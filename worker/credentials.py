@@ -21,10 +21,13 @@ CERTIFICATES: Final = (
     "hl7_tls_certificate",
     "hl7_tls_client_ca",
     "stow_ca_file",
+    "audit_syslog_certificate",
+    "audit_syslog_ca_file",
 )
 SECRETS: Final = (
     "tls_key",
     "hl7_tls_key",
+    "audit_syslog_key",
     "database_password_file",
     "broker_password_file",
     "patient_key_secret_file",
@@ -102,6 +105,8 @@ def _load(settings: WorkerSettings) -> None:
     if settings.hl7_tls_certificate is not None:
         hl7 = TlsFiles(settings.hl7_tls_certificate, settings.hl7_tls_key, ca)
         tls.server_context(hl7, mutual=ca is not None)
+    if settings.audit_syslog is not None and settings.audit_syslog.scheme == "tls":
+        settings.audit_identity.context()
 
 
 def _listed(names: list[str], ends: Mapping[str, datetime]) -> str:
