@@ -4,23 +4,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CONSTRAINTS := docker/constraints.txt
-# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis; PixelMed
-# judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium shows the
-# status page (80 MB), Prometheus runs every query (20 MB). buildah and debootstrap build
-# the listener's image, docker-compose and systemd read our files.
+# The peers that the tests talk to: Orthanc and DCMTK as PACS, PostgreSQL, Redis, RabbitMQ;
+# PixelMed judges structured reports, driven by BeanShell; OpenJPH writes HTJ2K; Chromium
+# shows the status page (80 MB), Prometheus runs every query (20 MB), rsyslog collects the
+# audit trail. buildah and debootstrap build the listener's image, docker-compose and
+# systemd read our files.
 PEERS := bsh buildah chromium dcmtk debootstrap docker-compose openjph-tools orthanc \
-	orthanc-dicomweb pixelmed-apps postgresql prometheus redis-server systemd util-linux
+	orthanc-dicomweb pixelmed-apps postgresql prometheus rabbitmq-server redis-server \
+	rsyslog rsyslog-gnutls systemd util-linux
 # What builds images: any of docker, podman and buildah. The health check of an image
 # needs Docker's format, which the others are asked for.
 BUILD ?= $(shell command -v docker >/dev/null && echo docker build \
 	|| echo $$(command -v podman buildah | head -1) build --format docker)
 BUILD_ARGS ?=
+# How often each point of the kill matrix is tried, and on which seed.
+RUNS ?= 50
+SEED ?= 1
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dicom_node/__init__.py)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lint bench install peers lock locks images clean
+.PHONY: demo test lint bench chaos install peers lock locks audit images clean
 
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
@@ -37,6 +42,9 @@ lint: install ## ruff, mypy --strict, the directions of imports
 
 bench: install peers ## measure; prints medians and ratios
 	$(BIN)/python -m tests.benchmarks
+
+chaos: install peers ## kill every process at every point of the path; prints the table
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --json chaos.json
 
 install: $(VENV)/installed
 
@@ -57,10 +65,13 @@ peers:
 	@command -v dcmsend >/dev/null && command -v Orthanc >/dev/null \
 	  && ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1 \
 	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	  && ls /usr/lib/rabbitmq/bin/rabbitmq-server >/dev/null 2>&1 \
 	  && command -v redis-server >/dev/null && command -v DicomSRValidator >/dev/null \
 	  && ls /usr/share/java/bsh.jar >/dev/null 2>&1 \
 	  && command -v ojph_compress >/dev/null && command -v chromium >/dev/null \
 	  && command -v promtool >/dev/null \
+	  && command -v rsyslogd >/dev/null \
+	  && ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 \
 	  && command -v buildah >/dev/null \
 	  && command -v debootstrap >/dev/null && command -v docker-compose >/dev/null \
 	  && command -v systemd-analyze >/dev/null \
@@ -80,6 +91,12 @@ locks: install ## the images' locks, with hashes, of the versions in the constra
 	  --output-file docker/locks/trainer.txt pyproject.toml
 	$(PIN) --generate-hashes --constraint $(CONSTRAINTS) --group image \
 	  --output-file docker/locks/image.txt
+
+audit: install ## ask PyPI for advisories on every version of the images; needs the internet
+	for lock in node worker trainer image; do \
+	  $(BIN)/pip-audit --require-hashes --no-deps --disable-pip \
+	    --requirement docker/locks/$$lock.txt || exit 1; \
+	done
 
 images: ## build the images of listener, worker and trainer
 	for target in node worker trainer; do \

@@ -5,6 +5,8 @@ Exit status 0 after a stop, 1 with a sentence on stderr when it cannot run.
 """
 
 import argparse
+import os
+import pwd
 import signal
 import sys
 import threading
@@ -14,7 +16,8 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import db, logs, schema, verification
+from dicom_node import audit, db, logs, schema, verification
+from dicom_node.audit import Kind
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
@@ -42,11 +45,22 @@ def run(settings: NodeSettings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    listener = Listener(settings, db.writing(db.connect(settings.database)))
+    sessions = db.writing(db.connect(settings.database))
+    listener = Listener(settings, sessions)
     listener.start()
+    audit.activity(sessions, settings, (Kind.START, "listener start"), _user())
     while not stopping.wait(SIGNAL_POLL_S):
         pass
     listener.stop()
+    audit.activity(sessions, settings, (Kind.STOP, "listener stop"), _user())
+
+
+def _user() -> str:
+    """Return whose process this is; a container may have no name for it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def check(settings: NodeSettings) -> None:

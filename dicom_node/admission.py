@@ -1,7 +1,8 @@
 """Who may call: AE title and source address together.
 
 An AE title is no authentication, and neither is an address; both together keep out
-mistakes. TLS and the firewall keep out the rest.
+mistakes. A certificate, where one is bound to the title, is one; the firewall keeps
+out the rest.
 """
 
 import logging
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from dicom_node.settings import AllowedPeer, NodeSettings, unmapped
 from dicom_node.study import Peer
+from dicom_node.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,20 @@ class Admission:
         """Return who may call by the settings."""
         return cls(settings.allow, settings.pacs, settings.aet, settings.monitors)
 
-    def admits(self, calling_ae: str, address: str) -> bool:
-        """Say whether a call by this AE title from this IP address is admitted."""
+    def admits(
+        self, calling_ae: str, address: str, certificate: Certificate | None = None
+    ) -> bool:
+        """Say whether a call by this AE title from this IP address is admitted.
+
+        Args:
+            calling_ae: Calling AE title.
+            address: IP address of the caller.
+            certificate: What it showed and we verified; None without TLS.
+        """
         if self.allow:
-            return any(each.admits(calling_ae, address) for each in self.allow)
+            return any(
+                each.admits(calling_ae, address, certificate) for each in self.allow
+            )
         return any(
             peer.ae_title.strip() == calling_ae.strip()
             and str(unmapped(address)) in _addresses(peer.host)

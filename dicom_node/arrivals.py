@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node import classes
 from dicom_node.completion import (
     ABANDONED_AFTER,
     QuietPeriods,
@@ -318,8 +319,25 @@ def carries(session: Session, association_id: str, study_uid: StudyUid) -> None:
     insert_missing(session, AssociationStudyRow, [values], "association_id")
 
 
-def close_association(session: Session, association_id: str, at: datetime) -> None:
-    """Enter that all rows of an association are committed; it holds up nothing."""
+def close_association(
+    session: Session,
+    association_id: str,
+    at: datetime,
+    stored: Mapping[StudyUid, Mapping[str, int]] | None = None,
+) -> None:
+    """Enter that all rows of an association are committed; it holds up nothing.
+
+    `stored` says of each study how many of which SOP class it brought.
+    """
+    for uid, counts in (stored or {}).items():
+        session.execute(
+            update(AssociationStudyRow)
+            .where(
+                AssociationStudyRow.association_id == association_id,
+                AssociationStudyRow.study_uid == uid,
+            )
+            .values(objects=classes.written(counts))
+        )
     session.execute(
         update(AssociationRow)
         .where(

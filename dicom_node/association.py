@@ -1,6 +1,7 @@
 """Associations that we open: how long to wait, who we say we are, why it failed."""
 
 import socket
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,9 +12,11 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
-from dicom_node.errors import PeerRejectedError, PeerUnavailableError
+from dicom_node import tls
+from dicom_node.errors import PeerRejectedError, PeerUnavailableError, SettingsError
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.study import Peer
+from dicom_node.tls import Caller, Calling, ClientContext
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_PDU: Final = 262_144
@@ -24,21 +27,80 @@ _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
 
 
+class _Checkpoint(threading.Event):
+    """Where pynetdicom's reactor is made to wait; `occupied` while it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._door = threading.Lock()
+        self.occupied = False
+        self.set()
+
+    def set(self) -> None:
+        """Let the reactor go on."""
+        with self._door:
+            self.occupied = False
+            super().set()
+
+    def clear(self) -> None:
+        """Stop the reactor when it comes here next."""
+        with self._door:
+            super().clear()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the reactor may go on; that it waits is never said too early."""
+        with self._door:
+            if self.is_set():
+                return True
+            self.occupied = True
+        return super().wait(timeout)
+
+
+class _Paused(Association):
+    """An association whose reactor is paused when it says so.
+
+    pynetdicom's says it a moment before it is. On a busy host it may still take a
+    response off the queue then, which is lost: a match of a query, or a status.
+    """
+
+    _reactor_checkpoint: _Checkpoint
+
+    @property
+    def _is_paused(self) -> bool:
+        """Say whether it is out of the way: it waits, has ended, or asks itself."""
+        if self._reactor_checkpoint.occupied or self._kill or not self.is_alive():
+            return True
+        return threading.current_thread() is self
+
+    @_is_paused.setter
+    def _is_paused(self, value: bool) -> None:
+        del value
+
+
+def _pausing(association: Association) -> Association:
+    association._reactor_checkpoint = _Checkpoint()  # noqa: SLF001 - no other way in
+    association.__class__ = _Paused
+    return association
+
+
 def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     peer: Peer,
-    calling_aet: str,
+    calling: Calling,
     contexts: Sequence[PresentationContext],
     timeout: float,
     handlers: Sequence[EventHandlerType] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
-    """Open an association.
+    """Open an association, by TLS where the peer's address says so.
 
     Raises:
-        PeerUnavailableError: The peer is not there, or rejected the association.
+        PeerUnavailableError: The peer is not there, or rejected the association, or one
+            of both does not trust the other's certificate.
         PeerRejectedError: The peer accepted none of the presentation contexts.
     """
-    entity = AE(calling_aet)
+    caller = calling if isinstance(calling, Caller) else Caller(calling)
+    context = _secured(peer, caller)
+    entity = AE(caller.ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.connection_timeout = min(CONNECT_TIMEOUT_S, timeout)
@@ -52,11 +114,14 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
             max_pdu=MAX_PDU,
             evt_handlers=[(evt.EVT_CONN_OPEN, _send_at_once), *handlers],
             ext_neg=list(roles),
+            tls_args=None if context is None else (context, peer.host),
         )
     except (OSError, RuntimeError) as error:  # its name does not resolve, for one
         raise PeerUnavailableError(f"{peer} cannot be reached") from error
     if association.is_established:
-        return association
+        return _pausing(association)
+    if context is not None and context.fault is not None:
+        raise PeerUnavailableError(f"{peer}: {context.fault}")
     if association.is_rejected:
         raise PeerUnavailableError(
             f"{peer} rejected the association{_reason(association)}"
@@ -64,6 +129,15 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     if association.rejected_contexts:
         raise PeerRejectedError(f"{peer} accepted no presentation context")
     raise PeerUnavailableError(f"no association with {peer}")
+
+
+def _secured(peer: Peer, caller: Caller) -> ClientContext | None:
+    if not peer.tls:
+        return None
+    try:
+        return tls.client_context(caller.files, itself=caller.itself)
+    except SettingsError as error:  # a person mends it, and what waits goes on
+        raise PeerUnavailableError(f"{peer}: {error}") from error
 
 
 def end(association: Association) -> None:

@@ -24,11 +24,12 @@ from typing import Any, Final
 
 from sqlalchemy import Select, func, select
 from sqlalchemy import event as sql_events
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from dicom_node import chain
+from dicom_node import __version__, chain
 from dicom_node.chain import Head, Link, Verdict
-from dicom_node.db import now
+from dicom_node.db import Sessions, now
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.tables import AuditRow, StudyRow
 
@@ -44,11 +45,13 @@ class Code(StrEnum):
 
     APPLICATION = "110100"
     AUDIT_LOG_USED = "110101"
+    BEGIN_TRANSFERRING = "110102"
     ACCESSED = "110103"
     TRANSFERRED = "110104"
     DELETED = "110105"
     EXPORT = "110106"
     IMPORT = "110107"
+    PATIENT_RECORD = "110110"
     QUERY = "110112"
     SECURITY_ALERT = "110113"
 
@@ -88,6 +91,8 @@ class Event:
     `actor` is a user of the operating system, an AE title, or a process; `host` is
     where it acted. `patient` is a keyed hash; where it is None and `study` is known,
     it is looked up. `source` names the row that an entry was made of afterwards.
+    `peer` is the other side of a transfer or a query, AET@HOST[:PORT] or a URL, and
+    `objects` how many of which SOP class there were (see `classes`).
     """
 
     code: Code
@@ -103,6 +108,8 @@ class Event:
     patient: str | None = None
     source: str | None = None
     at: datetime = field(default_factory=now)
+    peer: str | None = None
+    objects: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,8 @@ class Trail:
 
 
 COLUMNS: Final = tuple(one.name for one in fields(Event))
+ADDED: Final = frozenset({"peer", "objects"})
+"""Columns that came later: entries without them have the hashes they always had."""
 
 
 def trail_of(settings: NodeSettings) -> Trail:
@@ -153,6 +162,30 @@ def record(session: Session, trail: Trail, *events: Event) -> None:
     _remember(session, trail, head)
 
 
+def activity(
+    sessions: Sessions, settings: NodeSettings, what: tuple[Kind, str], by: str
+) -> None:
+    """Enter that a process of this installation starts or stops, and who made it.
+
+    A database that does not answer must not stop a stop: then the log says it.
+    """
+    kind, said = what
+    event = Event(
+        Code.APPLICATION,
+        Action.EXECUTE,
+        said,
+        by,
+        object_id="sentinode",
+        detail=f"version {__version__}, {settings.aet} on port {settings.port}",
+        kind=kind,
+    )
+    try:
+        with sessions.begin() as session:
+            record(session, trail_of(settings), event)
+    except SQLAlchemyError as error:
+        log.error("not in the audit trail: %s (%s)", said, type(error).__name__)  # noqa: TRY400 - the text says all
+
+
 def entries(
     session: Session,
     *,
@@ -172,13 +205,33 @@ def entries(
     if study is not None:
         query = query.where(AuditRow.study == study)
     for row in _pages(session, query):
-        event = Event(**{name: getattr(row, name) for name in COLUMNS})
-        yield Entry(row.sequence, event, row.previous_hash, row.hash)
+        yield _entry(row)
 
 
-def verify(session: Session, trail: Trail, head: Head | None) -> Verdict:
-    """Walk the whole chain; `head` is how far it is known to have come."""
-    return chain.verify(trail.key, _links(session), head)
+def after(session: Session, sequence: int, limit: int) -> list[Entry]:
+    """Return the entries that follow a number, oldest first."""
+    rows = session.scalars(
+        select(AuditRow)
+        .where(AuditRow.sequence > sequence)
+        .order_by(AuditRow.sequence)
+        .limit(limit)
+    )
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: AuditRow) -> Entry:
+    event = Event(**{name: getattr(row, name) for name in COLUMNS})
+    return Entry(row.sequence, event, row.previous_hash, row.hash)
+
+
+def verify(
+    session: Session,
+    trail: Trail,
+    head: Head | None,
+    witnessed: Mapping[int, str] = chain.NOTHING,
+) -> Verdict:
+    """Walk the whole chain; see `chain.verify`."""
+    return chain.verify(trail.key, _links(session), head, witnessed)
 
 
 def known_head(trail: Trail) -> Head | None:
@@ -214,7 +267,8 @@ def _pages(session: Session, query: Select[AuditRow]) -> Iterator[AuditRow]:
 
 
 def _content(sequence: int, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"sequence": sequence, **values}
+    said = {name: one for name, one in values.items() if name not in ADDED or one}
+    return {"sequence": sequence, **said}
 
 
 def serialize(session: Session) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final
 
 GENESIS: Final = "0" * 64
@@ -38,6 +39,7 @@ class Head:
 
 
 EMPTY: Final = Head(0, GENESIS)
+NOTHING: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,19 @@ def digest(key: bytes, previous_hash: str, content: Mapping[str, Any]) -> str:
     return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
-def verify(key: bytes, links: Iterable[Link], head: Head | None) -> Verdict:
-    """Walk a chain from its first entry; `head` is what it was known to reach.
+def verify(
+    key: bytes,
+    links: Iterable[Link],
+    head: Head | None,
+    witnessed: Mapping[int, str] = NOTHING,
+) -> Verdict:
+    """Walk a chain from its first entry.
+
+    Args:
+        key: The key of the chain.
+        links: Its entries, in their order.
+        head: What it was known to reach, by the data folder.
+        witnessed: The hash of entries by number, as somebody else has them.
 
     Returns:
         The verdict; what is wrong is said of the first entry that does not hold.
@@ -92,17 +105,27 @@ def verify(key: bytes, links: Iterable[Link], head: Head | None) -> Verdict:
     last = EMPTY
     marked = None
     for link in links:
-        fault = _fault(key, last, link)
+        fault = _fault(key, last, link) or _contradiction(link, witnessed)
         if fault is not None:
             sequence = min(link.sequence, last.count + 1)
             return Verdict(last.count, last, sequence, fault)
         last = Head(link.sequence, link.hash)
         if head is not None and link.sequence == head.count:
             marked = link.hash
+    if witnessed and max(witnessed) > (last if head is None else head).count:
+        newest = max(witnessed)
+        head, marked = Head(newest, witnessed[newest]), witnessed[newest]
     fault = None if head is None else _short_of(head, last, marked)
     if head is None or fault is None:
         return Verdict(last.count, last)
     return Verdict(last.count, last, min(head.count, last.count + 1), fault)
+
+
+def _contradiction(link: Link, witnessed: Mapping[int, str]) -> str | None:
+    """Say that somebody else has another entry of this number."""
+    if witnessed.get(link.sequence, link.hash) == link.hash:
+        return None
+    return "rewritten: it is not the entry that was sent and exported"
 
 
 def _short_of(head: Head, last: Head, marked: str | None) -> str | None:
@@ -122,7 +145,7 @@ def _fault(key: bytes, last: Head, link: Link) -> str | None:
     if not hmac.compare_digest(
         link.hash, digest(key, link.previous_hash, link.content)
     ):
-        return "altered or forged: its hash was not made of it with our key"
+        return "altered, moved or forged: its hash was not made of it with our key"
     if link.previous_hash != last.hash:
         return "broken: it does not follow the entry before it (replaced or moved)"
     return None

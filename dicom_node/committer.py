@@ -29,6 +29,7 @@ from dicom_node.errors import (
 )
 from dicom_node.statuses import meaning, written
 from dicom_node.study import Peer
+from dicom_node.tls import Calling
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class _Ear:
 
 
 def ask(
-    peer: Peer, calling_aet: str, request: Request, enter: Enter, patience: Patience
+    peer: Peer, calling: Calling, request: Request, enter: Enter, patience: Patience
 ) -> None:
     """Ask a peer to commit, and listen a little for its report.
 
@@ -87,7 +88,7 @@ def ask(
     ear = _Ear(request.transaction_uid, enter)
     association = associate(
         peer,
-        calling_aet,
+        calling,
         [build_context(COMMITMENT, list(UNCOMPRESSED))],
         patience.answer,
         [(evt.EVT_N_EVENT_REPORT, ear.on_report)],

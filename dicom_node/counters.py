@@ -30,6 +30,7 @@ STORED_BYTES: Final = "stored_bytes"
 ACCEPTED: Final = "accepted"
 NOT_ADMITTED: Final = "caller_not_admitted"
 NOT_NEGOTIATED: Final = "wrong_called_ae_or_too_many"
+HUNG_UP: Final = "hung_up_on"
 ABORTED: Final = "aborted"
 
 

@@ -22,13 +22,33 @@ from sqlalchemy import (
     event,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from dicom_node.errors import SettingsError
 
 SQLITE_BUSY_TIMEOUT_S = 30.0
+PRAGMAS = (
+    *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"),
+    "secure_delete=ON",  # what is deleted is overwritten: an erasure must be one
+)
 SERVER_CONNECT_TIMEOUT_S = 5
 SERVER_POOL_TIMEOUT_S = 10.0
+SERVER_OPTIONS = {
+    "connect_timeout": SERVER_CONNECT_TIMEOUT_S,
+    # A server that vanished without a word is noticed within a minute, not in a quarter
+    # of an hour as TCP would have it.
+    "keepalives_idle": 20,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 50_000,
+}
+
+
+SERVER_TROUBLE = frozenset({"08", "40", "53", "55", "57", "58"})
+"""Classes of SQLSTATE: connection, rollback, resources, locks, shutdown, system."""
+
+FILE_TROUBLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_FULL", "SQLITE_IOERR")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -106,7 +126,7 @@ def connect(url: str) -> Engine:
             url,
             pool_pre_ping=True,
             pool_timeout=SERVER_POOL_TIMEOUT_S,
-            connect_args={"connect_timeout": SERVER_CONNECT_TIMEOUT_S},
+            connect_args=SERVER_OPTIONS,
         )
     engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_sqlite)
@@ -157,10 +177,19 @@ def insert_missing(
     return list(session.scalars(statement.on_conflict_do_nothing().returning(column)))
 
 
+def is_outage(error: DBAPIError) -> bool:
+    """Say whether a database was away, busy or full, whatever it was asked."""
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None) or ""
+    name = getattr(error.orig, "sqlite_errorname", "")
+    return state[:2] in SERVER_TROUBLE or name.startswith(FILE_TROUBLE)
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
     del record
     connection.isolation_level = None  # we send BEGIN ourselves
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 

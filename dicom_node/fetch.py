@@ -25,6 +25,7 @@ from dicom_node.intake import SUCCESS
 from dicom_node.retrieve import FIND, PENDING, Archive, find, judge
 from dicom_node.storage import refusal, request_of
 from dicom_node.study import Peer, StudyUid, is_valid_uid
+from dicom_node.tls import Calling
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def move(archive: Archive, uid: StudyUid, to_aet: str) -> Moved:
 
 
 def get(
-    peer: Peer, calling_aet: str, uids: list[StudyUid], deposit: Deposit, timeout: float
+    peer: Peer, calling: Calling, uids: list[StudyUid], deposit: Deposit, timeout: float
 ) -> Iterator[tuple[StudyUid, Moved]]:
     """Get studies over one association; each object is durable before its Success.
 
@@ -152,7 +153,7 @@ def get(
     find_and_get = [build_context(uid, list(UNCOMPRESSED)) for uid in (FIND, GET)]
     association = associate(
         peer,
-        calling_aet,
+        calling,
         [*find_and_get, *wanted],
         timeout,
         [(evt.EVT_C_STORE, _store, [deposit, peer.ae_title])],

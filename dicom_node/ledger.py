@@ -87,6 +87,7 @@ __all__ = [
     "accept",
     "add_event",
     "announced",
+    "announced_since",
     "carries",
     "claim",
     "close_association",
@@ -332,6 +333,21 @@ def unannounced(  # noqa: PLR0913 - which studies, and how long one waits
         .limit(limit)
     )
     return [StudyUid(uid) for uid in found]
+
+
+def announced_since(session: Session, messages: int) -> datetime | None:
+    """Return since when a message was sent that may be among so many that wait.
+
+    A queue is first in, first out: whose message is still there was announced last.
+    None: anybody's may be.
+    """
+    return session.scalar(
+        select(StudyRow.announced_at)
+        .where(StudyRow.state == StudyState.QUEUED, StudyRow.announced_at.is_not(None))
+        .order_by(StudyRow.announced_at.desc())
+        .offset(messages - 1)
+        .limit(1)
+    )
 
 
 def announced(session: Session, uids: Sequence[StudyUid], at: datetime) -> None:

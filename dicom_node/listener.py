@@ -14,19 +14,20 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Final, cast
 
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association as Connection
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
+from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
-from pynetdicom.transport import AssociationSocket, ThreadedAssociationServer
+from pynetdicom.transport import AssociationSocket
 
-from dicom_node import audit, commitment, contexts, counters, replay
-from dicom_node.admission import Admission
+from dicom_node import audit, commitment, contexts, counters, replay, tls
+from dicom_node.admission import OTHER
 from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
 from dicom_node.counters import Counted, Counters
@@ -38,8 +39,10 @@ from dicom_node.intake import (
 )
 from dicom_node.ledger import Association, Conflict
 from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.reception import ACSE_TIMEOUT_S, FAULT, Call, Reception, Rejection
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.refusals import Refusals
+from dicom_node.server import NETWORK_TIMEOUT_S, Door, Server
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.shared_spool import spool_of
 from dicom_node.storage import Refusal, refusal, request_of
@@ -47,15 +50,13 @@ from dicom_node.study import StudyUid
 
 log = logging.getLogger(__name__)
 
-ACSE_TIMEOUT_S: Final = 30
 DIMSE_TIMEOUT_S: Final = 120
-NETWORK_TIMEOUT_S: Final = 60
 DRAIN_TIMEOUT_S: Final = 5.0
 FLUSH_TIMEOUT_S: Final = 5.0
 
-REJECTED_PERMANENT: Final = 0x01
-BY_SERVICE_USER: Final = 0x01
-CALLING_AE_NOT_RECOGNISED: Final = 0x03
+UNLIMITED: Final = 2**31
+"""For pynetdicom, which counts connections that ask for nothing as associations."""
+
 NO_SUCH_ACTION: Final = 0x0123
 
 MARGIN_BYTES: Final = 2**20
@@ -78,12 +79,16 @@ class Stores:
 
     The lock is held during a store and while closing, so that nothing is entered
     for an association after its end. `carried` are the studies that the ledger knows
-    it carries; `entered` says that it is in the ledger, or waits to get there.
+    it carries, `stored` is what it stored of each; `entered` says that it is in the
+    ledger, or waits to get there.
     """
 
     association: Association
     lock: threading.Lock = field(default_factory=threading.Lock)
     carried: set[StudyUid] = field(default_factory=set)
+    stored: defaultdict[StudyUid, Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
     entered: bool = False
     kept: int = 0
     refused: int = 0
@@ -132,21 +137,27 @@ class Listener:
         self._sessions = sessions
         self._clock = clock
         self._quiet = QuietPeriods(settings.quiet_period, settings.quiet_periods)
-        self._admission = Admission.of(settings)
+        self._reception = Reception(settings)
         self._refusals: Refusals | None = None
         self._recorder = Recorder(sessions, self._quiet, clock)
         self._counters = Counters(sessions)
         self._stores: dict[Connection, Stores] = {}
         self._draining = False
-        self._server: ThreadedAssociationServer | None = None
+        self._plain: Server | None = None
+        self._secured: Server | None = None
         self._intake: Intake | None = None
 
     @property
     def port(self) -> int:
         """The TCP port that is listened on; with port 0 the one that was free."""
-        if self._server is None:
+        if self._plain is None:
             raise RuntimeError("the listener is not started")
-        return int(self._server.server_address[1])
+        return self._plain.port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The TCP port for calls by TLS; None without TLS."""
+        return None if self._secured is None else self._secured.port
 
     @property
     def name(self) -> str:
@@ -158,11 +169,17 @@ class Listener:
         """Make ledger and spool agree, then listen.
 
         Raises:
-            OSError: The port cannot be had, or the data folder not be written.
+            OSError: A port cannot be had, or the data folder not be written.
+            SettingsError: The TLS files cannot be used.
             SQLAlchemyError: The database does not answer.
             SpoolFullError: The volume fails.
         """
         settings = self._settings
+        secured = (
+            tls.Port(settings.tls, mutual=settings.tls_mutual)
+            if settings.takes_tls
+            else None
+        )
         settings.spool.mkdir(parents=True, exist_ok=True)
         self._intake = Intake(
             spool_of(settings),
@@ -175,15 +192,18 @@ class Listener:
         self._refusals = Refusals(self._sessions, audit.trail_of(settings), self.name)
         self._recorder.start()
         self._counters.start()
-        self._server = self._listen()
-        log.info("listening", extra={"aet": settings.aet, "port": self.port})
+        self._listen(secured)
+        extra = {"aet": settings.aet, "port": self.port, "tls_port": self.tls_port}
+        log.info("listening", extra=extra)
 
     def stop(self) -> None:
         """Take no more associations, finish running stores, commit their rows."""
-        if self._server is None:
+        if self._plain is None:
             return
         self._draining = True
-        self._server.shutdown()
+        for server in (self._plain, self._secured):
+            if server is not None:
+                server.shutdown()
         deadline = time.monotonic() + DRAIN_TIMEOUT_S
         for connection, stores in list(self._stores.items()):
             if stores.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -199,39 +219,41 @@ class Listener:
             self._refusals.flush(self._clock())
         log.info("stopped")
 
-    def _listen(self) -> ThreadedAssociationServer:
+    def _listen(self, secured: tls.Port | None) -> None:
+        """Open the plain port, and that for TLS."""
         settings = self._settings
         entity = AE(settings.aet)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         entity.require_called_aet = True
-        entity.maximum_associations = settings.max_associations
+        entity.maximum_associations = UNLIMITED
         entity.maximum_pdu_size = settings.max_pdu
         entity.acse_timeout = ACSE_TIMEOUT_S
         entity.dimse_timeout = DIMSE_TIMEOUT_S
         entity.network_timeout = NETWORK_TIMEOUT_S
         entity.supported_contexts = contexts.accepted()
-        server = entity.start_server(
-            (settings.host, settings.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._on_connection),
-                (evt.EVT_REQUESTED, self._on_request),
-                (evt.EVT_ESTABLISHED, self._on_established),
-                (evt.EVT_C_STORE, self.handle_store),
-                (evt.EVT_N_EVENT_REPORT, self.handle_report),
-                (evt.EVT_N_ACTION, _refuse_action),
-                (evt.EVT_REJECTED, self._on_rejection),
-                (evt.EVT_RELEASED, self._on_end),
-                (evt.EVT_ABORTED, self._on_abort),
-                (evt.EVT_CONN_CLOSE, self._on_abort),
-            ],
-        )
-        # Without `block` there always is a server; its sockets inherit the option.
-        running = cast("ThreadedAssociationServer", server)
-        listening = cast("socket.socket", running.socket)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return running
+        handlers: list[EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_ESTABLISHED, self._on_established),
+            (evt.EVT_C_STORE, self.handle_store),
+            (evt.EVT_N_EVENT_REPORT, self.handle_report),
+            (evt.EVT_N_ACTION, _refuse_action),
+            (evt.EVT_REJECTED, self._on_rejection),
+            (evt.EVT_RELEASED, self._on_end),
+            (evt.EVT_ABORTED, self._on_abort),
+            (evt.EVT_CONN_CLOSE, self._on_abort),
+        ]
+        reception = self._reception
+        door = Door(reception.silent, reception.rate, self._hung_up)
+        plain: EventHandlerType = (evt.EVT_REQUESTED, self._on_request, [False])
+        at = (settings.host, settings.port)
+        self._plain = Server(entity, at, [*handlers, plain], door)
+        if secured is not None:
+            by_tls: EventHandlerType = (evt.EVT_REQUESTED, self._on_request, [True])
+            at = (settings.host, settings.tls_port)
+            self._secured = Server(entity, at, [*handlers, by_tls], door, secured)
+            self._secured.start()
+        self._plain.start()
 
     def _on_connection(self, event: Event) -> None:
         """Bound what comes; let the process end although a caller says nothing."""
@@ -242,28 +264,36 @@ class Listener:
         inflow = Inflow(settings.max_instance_bytes + MARGIN_BYTES)
         event.assoc.bind(evt.EVT_PDU_RECV, inflow.count)
 
-    def _on_request(self, event: Event) -> None:
+    def _on_request(self, event: Event, secured: bool) -> None:  # noqa: FBT001 - pynetdicom passes by position
         """Reject a caller that is not admitted, before anything is negotiated."""
-        requestor = event.assoc.requestor
-        calling_ae = _calling_ae(event.assoc)
-        address = str(requestor.address)
-        admitted = False
+        call = Call.of(event.assoc, secured=secured)
+        self._reception.heard(event.assoc)
+        rejection: Rejection | None = FAULT
         try:
-            admitted = self._admission.admits(calling_ae, address)
-            if not admitted and self._admission.may_verify(calling_ae, address):
-                event.assoc.acceptor.supported_contexts = contexts.verification()
-                admitted = True
+            rejection = self._reception.rejection(event.assoc, call)
         finally:  # pynetdicom goes on after an exception here: never admit by one
-            if not admitted:
-                self._count(event.assoc, counters.NOT_ADMITTED)
-                extra = {"calling_ae": calling_ae, "address": address}
-                log.warning("association rejected: caller not admitted", extra=extra)
-                event.assoc.acse.send_reject(
-                    REJECTED_PERMANENT, BY_SERVICE_USER, CALLING_AE_NOT_RECOGNISED
-                )
-                event.assoc.kill()  # returns when the rejection is out
-                if self._refusals is not None:
-                    self._refusals.note(calling_ae, address, self._clock())
+            if rejection is not None:
+                self._reject(event.assoc, call, rejection)
+
+    def _reject(self, connection: Connection, call: Call, rejection: Rejection) -> None:
+        self._count(connection, rejection.outcome)
+        extra = {"calling_ae": call.calling_ae, "address": call.address}
+        log.warning("association rejected: %s", rejection.why, extra=extra)
+        connection.acse.send_reject(
+            rejection.result, rejection.source, rejection.reason
+        )
+        connection.kill()  # returns when the rejection is out
+        self._note(call.calling_ae, call.address, rejection.why)
+
+    def _hung_up(self, address: str, why: str) -> None:
+        """Note a connection that was closed before anybody asked for anything."""
+        self._counters.add(Counted(counters.ASSOCIATIONS, OTHER, counters.HUNG_UP))
+        log.warning("connection refused: %s", why, extra={"address": address})
+        self._note("", address, why)
+
+    def _note(self, calling_ae: str, address: str, why: str) -> None:
+        if self._refusals is not None:
+            self._refusals.note(calling_ae, address, self._clock(), why)
 
     def _on_rejection(self, event: Event) -> None:
         self._count(event.assoc, counters.NOT_NEGOTIATED)
@@ -273,10 +303,11 @@ class Listener:
         if event.assoc in self._stores and not event.assoc.is_released:
             self._count(event.assoc, counters.ABORTED)
         self._close(event.assoc)
+        self._reception.leave(event.assoc)
 
     def _count(self, connection: Connection, outcome: str) -> None:
         """Count what became of an association."""
-        caller = self._admission.known(_calling_ae(connection))
+        caller = self._reception.admission.known(_calling_ae(connection))
         self._counters.add(Counted(counters.ASSOCIATIONS, caller, outcome))
 
     def _on_established(self, event: Event) -> None:
@@ -293,6 +324,7 @@ class Listener:
 
     def _on_end(self, event: Event) -> None:
         self._close(event.assoc)
+        self._reception.leave(event.assoc)
 
     def _close(self, connection: Connection) -> None:
         """Enter the end of an association after everything that it stored."""
@@ -302,7 +334,8 @@ class Listener:
         with stores.lock:
             stores.closed = True
         if stores.entered:
-            self._recorder.put(Closed(stores.association.association_id))
+            closed = Closed(stores.association.association_id, dict(stores.stored))
+            self._recorder.put(closed)
         if stores.kept or stores.refused:
             extra = {
                 "association": stores.association.association_id,
@@ -337,7 +370,7 @@ class Listener:
         return status
 
     def _count_store(self, event: Event, calling_ae: str, status: int) -> None:
-        caller = self._admission.known(calling_ae)
+        caller = self._reception.admission.known(calling_ae)
         self._counters.add(Counted(counters.STORES, caller, f"0x{status:04X}"))
         dataset = cast("C_STORE", event.request).DataSet
         if status == SUCCESS and dataset is not None:
@@ -368,11 +401,13 @@ class Listener:
         instance = kept.instance if isinstance(kept, Conflict) else kept
         if instance.study_uid in stores.carried and not intake.spool.is_shared:
             self._recorder.put(kept)  # its file is here: the next start finds it
+            stores.stored[instance.study_uid][instance.sop_class_uid] += 1
             return
         carried = Carried(stores.association, instance.study_uid)
         stores.entered = True
         self._recorder.commit(kept, carried)
         stores.carried.add(instance.study_uid)
+        stores.stored[instance.study_uid][instance.sop_class_uid] += 1
         if not intake.spool.written_at(instance.path):
             intake.keep(request)  # a purge took the file that it was found to be
 

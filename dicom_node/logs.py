@@ -56,7 +56,23 @@ def configure(
 
     Python warnings become log records, withheld like those of the libraries.
     """
-    formatter = structlog.stdlib.ProcessorFormatter(
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(formatter(style))
+    handler.addFilter(WithholdQuotes())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in (*QUOTING_LOGGERS, "alembic"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom|highdicom")
+
+
+def formatter(style: str = "json") -> logging.Formatter:
+    """Return what makes a line of a record that `WithholdQuotes` has passed."""
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
@@ -69,18 +85,6 @@ def configure(
             *_renderers(style),
         ],
     )
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(formatter)
-    handler.addFilter(WithholdQuotes())
-    root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level)
-    for name in (*QUOTING_LOGGERS, "alembic"):
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
-    logging.captureWarnings(capture=True)
-    warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom|highdicom")
 
 
 def _renderers(style: str) -> list[Processor]:

@@ -18,8 +18,10 @@ from typing import Final
 
 from hl7.mllp.streams import CARRIAGE_RETURN, END_BLOCK, START_BLOCK
 
+from dicom_node import tls
 from dicom_node.errors import SettingsError
 from dicom_node.settings import Network, unmapped
+from dicom_node.tls import HANDSHAKE_TIMEOUT_S, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,6 @@ END: Final = END_BLOCK + CARRIAGE_RETURN
 BETWEEN: Final = b"\r\n"
 """What some senders put behind a block; it is skipped."""
 MAX_CONNECTIONS: Final = 32
-HANDSHAKE_TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 10.0
 HEAD_BYTES: Final = 4096
 
@@ -69,7 +70,7 @@ class Service:
         return any(found in network for network in self.allow)
 
 
-def tls(
+def secured(
     certificate: Path | None, key: Path | None, client_ca: Path | None
 ) -> ssl.SSLContext | None:
     """Return the TLS of a server, None without a certificate.
@@ -86,24 +87,23 @@ def tls(
         if (certificate, key, client_ca) != (None, None, None):
             raise SettingsError("TLS needs both a certificate and its key")
         return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
-        if client_ca is not None:
-            context.load_verify_locations(client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise SettingsError(
-            f"the TLS certificate, its key or the client CA cannot be used: "
-            f"{error.strerror if isinstance(error, OSError) else error}"
-        ) from None
+    files = TlsFiles(certificate, key, client_ca)
+    context = tls.server_context(files, mutual=client_ca is not None)
+    context.sslobject_class = _Handshake
     return context
 
 
-def _no_passphrase() -> str:
-    """Keep OpenSSL from asking at a terminal."""
-    raise ValueError("the key has a passphrase; give one without")
+class _Handshake(ssl.SSLObject):
+    """Says why a handshake failed: asyncio hangs up and tells nobody."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as error:
+            log.warning("HL7 connection refused: %s", tls.explain(error))
+            raise
 
 
 class Server:

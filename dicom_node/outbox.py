@@ -55,6 +55,7 @@ __all__ = [
     "DeliveryRecord",
     "DeliveryState",
     "DocumentRecord",
+    "Endurance",
     "add_variant",
     "announced",
     "back_off",
@@ -79,10 +80,22 @@ __all__ = [
     "variant",
 ]
 
-BACK_OFF: Final = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60))
-"""Waits after the first, second ... failed attempt; the last one repeats."""
+BACK_OFF: Final = (1, 5, 15, 60)
+"""Waits after each failed attempt, in waits after the first; the last one repeats."""
 
+RETRY_AFTER: Final = timedelta(minutes=1)
 GIVE_UP_AFTER: Final = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Endurance:
+    """How long after a failure a delivery is tried again, and for how long at all."""
+
+    retry_after: timedelta = RETRY_AFTER
+    give_up_after: timedelta = GIVE_UP_AFTER
+
+
+PATIENT: Final = Endurance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +298,7 @@ def deferred(  # noqa: PLR0913, PLR0917 - one failure with its limits, in one ca
     error: str,
     status: int | None,
     at: datetime,
-    give_up_after: timedelta = GIVE_UP_AFTER,
+    endurance: Endurance = PATIENT,
 ) -> bool:
     """Enter a failure that may pass; the next attempt waits, after 14 days none.
 
@@ -295,13 +308,13 @@ def deferred(  # noqa: PLR0913, PLR0917 - one failure with its limits, in one ca
         error: One sentence without a patient's name, ID or date.
         status: The status that was answered, None when no answer came.
         at: The time of this call.
-        give_up_after: How long it is tried, since it became due.
+        endurance: How long it waits, and how long it is tried since it became due.
 
     Returns:
         False when the lease was lost: then nothing was entered.
     """
     row = session.get(DeliveryRow, delivery.delivery_id, populate_existing=True)
-    if row is None or row.due_since + give_up_after <= at:
+    if row is None or row.due_since + endurance.give_up_after <= at:
         return failed(session, delivery, error, status, at)
     return _settle(
         session,
@@ -309,7 +322,7 @@ def deferred(  # noqa: PLR0913, PLR0917 - one failure with its limits, in one ca
         state=DeliveryState.DUE,
         last_status=status,
         last_error=error,
-        next_attempt_at=at + back_off(delivery.attempts),
+        next_attempt_at=at + back_off(delivery.attempts, endurance.retry_after),
         announced_at=None,
     )
 
@@ -333,9 +346,9 @@ def failed(
     )
 
 
-def back_off(attempts: int) -> timedelta:
+def back_off(attempts: int, first: timedelta = RETRY_AFTER) -> timedelta:
     """Return the wait after a number of failed attempts, at least one."""
-    return BACK_OFF[min(attempts, len(BACK_OFF)) - 1]
+    return first * BACK_OFF[min(attempts, len(BACK_OFF)) - 1]
 
 
 def release_all(session: Session, at: datetime) -> None:

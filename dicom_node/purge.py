@@ -18,9 +18,10 @@ from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.arrivals import add_event, contradiction
+from dicom_node.completion import LACKS_AN_OBJECT
 from dicom_node.errors import StudyNotFoundError, StudyStateError
 from dicom_node.spool import QUARANTINE, Spool
-from dicom_node.study import SopInstanceUid, StudyState, StudyUid
+from dicom_node.study import Reason, SopInstanceUid, StudyState, StudyUid
 from dicom_node.tables import (
     AssociationRow,
     AssociationStudyRow,
@@ -33,6 +34,12 @@ PURGEABLE: Final = frozenset(
     {StudyState.ANALYZED, StudyState.FAILED, StudyState.HELD, StudyState.IGNORED}
 )
 """States in which nobody works on a study or is about to."""
+
+BY_AGE: Final = LACKS_AN_OBJECT | {Reason.IMAGES_PURGED}
+"""Why a held study may be that age alone purges: the archive must send to it anyway.
+
+Any other held study waits for a person, who has to see its images.
+"""
 
 DOCUMENTS: Final = (
     "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
@@ -71,12 +78,14 @@ class Purged:
 def due(session: Session, before: datetime, limit: int) -> list[StudyUid]:
     """Return studies with images of which nothing came since a time, oldest first.
 
-    Those that contradict themselves are left out: a person must look first.
+    Those that contradict themselves or are held for a person are left out: somebody
+    must look first.
     """
     found = session.scalars(
         select(StudyRow.study_uid)
         .where(
             StudyRow.state.in_(PURGEABLE),
+            or_(StudyRow.state != StudyState.HELD, StudyRow.reason.in_(BY_AGE)),
             StudyRow.last_received_at <= before,
             select(InstanceRow.sop_instance_uid)
             .where(InstanceRow.study_uid == StudyRow.study_uid, *_is_image_here())
@@ -107,7 +116,8 @@ def begin(
         session: A writing session.
         uid: The study.
         at: The time of this call.
-        before: Purge only when nothing of the study came since then.
+        before: Purge only when nothing of the study came since then, and no person
+            has to look at it.
 
     Raises:
         StudyNotFoundError: There is no such study.
@@ -140,7 +150,7 @@ def finish(session: Session, uid: StudyUid, spool: Spool, at: datetime) -> bool:
         SpoolFullError: The volume fails; what was removed stays so.
     """
     study = _locked(session, uid)
-    if _is_arriving(session, uid, at):
+    if is_arriving(session, uid, at):
         return False
     gone = session.execute(
         select(InstanceRow.path, InstanceRow.purged_at).where(
@@ -218,10 +228,19 @@ def _may_go(session: Session, uid: StudyUid, before: datetime | None) -> StudyRo
             f"study {uid} received its last object at {study.last_received_at:%F}, "
             "which is not long enough ago"
         )
+    if before is not None and _awaits_a_person(study):
+        raise StudyStateError(
+            f"study {uid} is held ({study.reason}): a person has to look at its images "
+            "first; name it without an age to purge it all the same"
+        )
     found = contradiction(session, uid)
     if found is not None:
         raise StudyStateError(f"study {uid} may not be purged: {found[1]}")
     return study
+
+
+def _awaits_a_person(study: StudyRow) -> bool:
+    return study.state is StudyState.HELD and study.reason not in BY_AGE
 
 
 def _locked(session: Session, uid: StudyUid) -> StudyRow:
@@ -231,7 +250,7 @@ def _locked(session: Session, uid: StudyUid) -> StudyRow:
     return row
 
 
-def _is_arriving(session: Session, uid: StudyUid, at: datetime) -> bool:
+def is_arriving(session: Session, uid: StudyUid, at: datetime) -> bool:
     """Say whether an association may have found a file that we are about to remove."""
     carrying = exists().where(
         AssociationStudyRow.study_uid == uid,

@@ -8,7 +8,7 @@ in order, and the recorder says so until a later commit takes them all.
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -43,9 +43,13 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """An association of which no further entry will come."""
+    """An association of which no further entry will come.
+
+    `stored` says of each study how many of which SOP class were answered Success.
+    """
 
     association_id: str
+    stored: Mapping[StudyUid, Mapping[str, int]] = field(default_factory=dict)
 
 
 Entry = ReceivedInstance | Conflict | Carried | Closed
@@ -185,5 +189,5 @@ def write(
             case Carried(association, study_uid):
                 ledger.open_association(session, association, at)
                 ledger.carries(session, association.association_id, study_uid)
-            case Closed(association_id):
-                ledger.close_association(session, association_id, at)
+            case Closed(association_id, stored):
+                ledger.close_association(session, association_id, at, stored)

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL: Final = timedelta(minutes=1)
 NAMED: Final = 5
+UNNAMED: Final = "?"
+"""A caller that was refused before it gave its AE title."""
 UNPRINTABLE: Final = re.compile(r"[^ -~]")
 """What no AE title has; a database would refuse a NUL, and with it every entry."""
 
@@ -33,15 +35,15 @@ class Refusals:
     sessions: Sessions
     trail: Trail
     listener: str
-    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     _others: int = 0
     _written_at: datetime | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note(self, calling_ae: str, address: str, at: datetime) -> None:
+    def note(self, calling_ae: str, address: str, at: datetime, why: str = "") -> None:
         """Count a refusal; write what has gathered, unless that was done just now."""
         with self._lock:
-            caller = (UNPRINTABLE.sub("?", calling_ae), address)
+            caller = (UNPRINTABLE.sub("?", calling_ae) or UNNAMED, address, why)
             if caller in self._counts or len(self._counts) < NAMED:
                 self._counts[caller] += 1
             else:
@@ -60,10 +62,11 @@ class Refusals:
             return
         self._written_at = at
         callers = ", ".join(
-            f"{ae}@{address} {count}x" for (ae, address), count in self._counts.items()
+            f"{ae}@{address} {count}x" + (f" ({why})" if why else "")
+            for (ae, address, why), count in self._counts.items()
         )
         more = f", others {self._others}x" if self._others else ""
-        first_ae, first_address = next(iter(self._counts))
+        first_ae, first_address, _ = next(iter(self._counts))
         refused = Event(
             Code.SECURITY_ALERT,
             Action.EXECUTE,

@@ -6,7 +6,7 @@ with Success, so the ledger is made to agree with the disk before anything new c
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -47,7 +47,7 @@ def recover(
         SQLAlchemyError: The database does not answer.
         SpoolFullError: The volume fails.
     """
-    intake.spool.sweep_partial(PARTIAL_AGE)
+    intake.spool.sweep_partial(datetime.now(UTC) - PARTIAL_AGE)  # the files' own clock
     with sessions.begin() as session:
         known = ledger.paths(session)
         gone = purge.purged_paths(session)

@@ -28,6 +28,7 @@ from dicom_node.completion import IMAGES
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
 from dicom_node.silence import silence
 from dicom_node.study import Peer, SopInstanceUid, StoredInstance, StudyUid
+from dicom_node.tls import Calling
 
 FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 """Study Root Query/Retrieve Information Model - FIND."""
@@ -94,7 +95,7 @@ class Archive:
 @contextmanager
 def querying(
     peer: Peer,
-    calling_aet: str,
+    calling: Calling,
     timeout: float,
     more: Sequence[PresentationContext] = (),
 ) -> Iterator[Archive]:
@@ -102,7 +103,7 @@ def querying(
 
     Args:
         peer: The archive's query application entity.
-        calling_aet: Our AE title.
+        calling: Our AE title, or who we are by TLS.
         timeout: Seconds to wait for the association, and for each query to end.
         more: What else the association is for.
 
@@ -111,7 +112,7 @@ def querying(
         PeerRejectedError: The peer answers no queries.
     """
     context = build_context(FIND, list(UNCOMPRESSED))
-    association = associate(peer, calling_aet, [context, *more], timeout)
+    association = associate(peer, calling, [context, *more], timeout)
     try:
         yield Archive(peer, association, timeout)
     finally:

@@ -33,7 +33,9 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -48,6 +50,28 @@ from dicom_node.study import Reason
 MAX_PATTERN: Final = 500
 MAX_VALUE: Final = 2_000
 """Characters of a value that a pattern is searched in; a header may hold megabytes."""
+
+
+PATTERN: Final = "pattern"
+SPAN: Final = "span"
+INSIDE: Final = frozenset({PATTERN, SPAN, "[key]"})
+"""Steps of a place that stand in no file."""
+CONDITIONS: Final = frozenset({"match", "unless"})
+WANTED: Final = {
+    "unmatched": '"take" or "ignore"',
+    "rule": "each rule under a line [[rule]]",
+    "name": "a text of 1 to 64 characters",
+    "from": 'a list of AE titles, as ["MR1", "MR2"]',
+    "match": 'a table of conditions, as { StudyDescription = "breast" }',
+    "unless": 'a table of conditions, as { PatientID = "^QA" }',
+    "exclude": "true or false",
+    "phase": '"pre", "post-1", "post-2" ...',
+    "destinations": 'a list, as ["RESEARCH@10.0.0.9:104"]',
+    "min": "a number",
+    "max": "a number",
+}
+"""What a person should write in each field."""
+NOT_RIGHT: Final = "is not what it should be"
 
 
 class _Strict(BaseModel):
@@ -66,7 +90,7 @@ def _pattern(text: str) -> str:
 
 def _keyword(text: str) -> str:
     if tag_for_keyword(text) is None:
-        raise ValueError(f"{text!r} is no keyword of a DICOM attribute")
+        raise ValueError(f"{text!r} is no keyword of a DICOM attribute, as PatientID")
     return text
 
 
@@ -88,7 +112,17 @@ class Span(_Strict):
         return self
 
 
-Condition = Annotated[str, AfterValidator(_pattern)] | Span
+def _form(value: object) -> str | None:
+    """Tell the two forms of a condition apart, so that one is judged, not both."""
+    if isinstance(value, str):
+        return PATTERN
+    return SPAN if isinstance(value, dict | Span) else None
+
+
+Condition = Annotated[
+    Annotated[str, AfterValidator(_pattern), Tag(PATTERN)] | Annotated[Span, Tag(SPAN)],
+    Discriminator(_form),
+]
 Conditions = dict[Annotated[str, AfterValidator(_keyword)], Condition]
 
 
@@ -116,11 +150,17 @@ class RoutingRules(_Strict):
     unmatched: Literal["take", "ignore"] = "take"
     rule: tuple[Rule, ...] = ()
 
+    @property
+    def others(self) -> str:
+        """What studies are that no rule matches, in a word."""
+        return "taken" if self.unmatched == "take" else "ignored"
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         names = [one.name for one in self.rule]
-        if len(set(names)) < len(names):
-            raise ValueError("two rules have one name")
+        double = next((one for one in names if names.count(one) > 1), None)
+        if double is not None:
+            raise ValueError(f"two rules have one name, {double!r}: give each its own")
         return self
 
 
@@ -156,17 +196,60 @@ def parse(path: Path) -> RoutingRules:
         SettingsError: It cannot be read, or is not what it should be; the message
             names every fault.
     """
+    given: dict[str, Any] = {}
     try:
-        return RoutingRules.model_validate(tomllib.loads(path.read_text("utf-8")))
+        given = tomllib.loads(path.read_text("utf-8"))
+        return RoutingRules.model_validate(given)
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
-        )
-        raise SettingsError(f"{path}: {faults}") from error
+        faults = error.errors(include_url=False, include_context=True)
+        raise SettingsError(f"{path}: {_sentences(faults, given)}") from None
+
+
+def _sentences(faults: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """Say of each faulty place once what to write there."""
+    said = (f"{_where(one['loc'], given)} {_what(one)}".strip() for one in faults)
+    return "; ".join(dict.fromkeys(said))
+
+
+def _where(location: Sequence[int | str], given: Mapping[str, Any]) -> str:
+    """Name a place as its writer would: the rule by its name, then the fields."""
+    if len(location) < 2 or location[0] != "rule":  # noqa: PLR2004 - a rule and its number
+        return f"{location[0]}:" if location else ""
+    number = int(location[1])
+    written = given["rule"][number]
+    name = written.get("name") if isinstance(written, Mapping) else None
+    rule = f"rule {name!r}" if isinstance(name, str) and name else f"rule {number + 1}"
+    inner = [one for one in location[2:] if one not in INSIDE]
+    fields = [f"value {one + 1}" if isinstance(one, int) else one for one in inner]
+    return f"{rule}, {', '.join(fields)}:" if fields else f"{rule}:"
+
+
+def _what(fault: Mapping[str, Any]) -> str:
+    place = fault["loc"]
+    match fault["type"]:
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case "missing":
+            said, wanted = "is missing", WANTED["name"]
+        case "extra_forbidden":
+            said, wanted = "is not known", f"one of {', '.join(_known(place))}"
+        case "union_tag_not_found":
+            said, wanted = NOT_RIGHT, "a text, or { min = 1, max = 2 }"
+        case _:
+            field = next((one for one in reversed(place) if one in WANTED), "rule")
+            said, wanted = NOT_RIGHT, WANTED[field]
+    return f"{said}: write {wanted}"
+
+
+def _known(location: Sequence[int | str]) -> list[str]:
+    kind: type[BaseModel] = RoutingRules
+    if location[0] == "rule":
+        kind = Span if set(location) & CONDITIONS else Rule
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def route(rules: RoutingRules, calling_ae: str, headers: Sequence[Dataset]) -> Routing:

@@ -31,6 +31,7 @@ from dicom_node.part10 import FileMeta, read_meta
 from dicom_node.report.fallback import stand_ins
 from dicom_node.statuses import SendOutcome, judge
 from dicom_node.study import Peer, SopInstanceUid
+from dicom_node.tls import Calling
 from dicom_node.verification import echo
 
 __all__ = [
@@ -94,7 +95,7 @@ class Sendable:
 
 def send(
     peer: Peer,
-    calling_aet: str,
+    calling: Calling,
     files: Iterable[Path],
     timeout: float = TIMEOUT_S,
     handling: Handling = AS_IT_IS,
@@ -107,7 +108,7 @@ def send(
 
     Args:
         peer: Where to.
-        calling_aet: Our AE title.
+        calling: Our AE title, or who we are by TLS.
         files: DICOM Part 10 files, sent under the SOP UIDs of their file meta.
         timeout: Seconds to wait for each answer.
         handling: What the caller decides on the way.
@@ -123,7 +124,7 @@ def send(
             yield SendOutcome(path, None, None, error)
     while sendable:
         count = _batch_size(sendable, handling)
-        yield from _Exchange(peer, calling_aet, timeout, handling).run(sendable[:count])
+        yield from _Exchange(peer, calling, timeout, handling).run(sendable[:count])
         sendable = sendable[count:]
 
 
@@ -155,7 +156,7 @@ class _Exchange:
     """One association's worth of files for one peer."""
 
     peer: Peer
-    calling_aet: str
+    calling: Calling
     timeout: float
     handling: Handling
 
@@ -165,7 +166,7 @@ class _Exchange:
         )
         contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
         try:
-            association = associate(self.peer, self.calling_aet, contexts, self.timeout)
+            association = associate(self.peer, self.calling, contexts, self.timeout)
         except (PeerUnavailableError, PeerRejectedError) as error:
             for each in batch:
                 uid = SopInstanceUid(each.meta.sop_instance_uid)

@@ -8,8 +8,9 @@ the working folder, which beats `up.json` in the data folder: what the last
 import json
 import logging
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,6 +34,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -47,7 +49,9 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from dicom_node.errors import SettingsError
+from dicom_node.spelling import BESIDE, ELSEWHERE, meant
 from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
+from dicom_node.tls import Caller, Certificate, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,9 @@ UP_FILE: Final = "up.json"
 PATIENT_KEY_FILE: Final = "patient.key"
 MIN_SECRET_LENGTH: Final = 16
 DATABASES: Final = ("sqlite", "postgresql")
+FINGERPRINT: Final = "sha256:"
+DEFAULT_TLS_PORT: Final = 2762
+"""Registered for DICOM over TLS (PS3.8 9.1.1)."""
 
 LogFormat = Literal["json", "console"]
 
@@ -70,32 +77,78 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class AllowedPeer:
-    """A calling AE title, and the network that it may call from (None: any)."""
+    """A calling AE title, and the network that it may call from (None: any).
+
+    `holder` is what the certificate of such a call must say, in lower case: a name, or
+    `sha256:` and its fingerprint in hex. With it no call without TLS is admitted.
+    """
 
     ae_title: str
     network: Network | None = None
+    holder: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read AET or AET@CIDR; a bare address is a network of one.
+        """Read AET, AET@CIDR or AET@[CIDR]#HOLDER; a bare address is a network of one.
 
         Raises:
             ValueError: The text has another form.
         """
-        ae_title, at, network = text.partition("@")
+        ae_title, at, rest = text.partition("@")
+        network, hash_, holder = rest.partition("#")
         if not AE_TITLE_PATTERN.fullmatch(ae_title):
             raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
-        return cls(ae_title.strip(), ip_network(network, strict=False) if at else None)
+        if hash_ and not holder.strip():
+            raise ValueError(f"{text!r} names no certificate after #")
+        return cls(
+            ae_title.strip(),
+            ip_network(network, strict=False)
+            if at and (network or not hash_)
+            else None,
+            _holder(holder) if hash_ else None,
+        )
 
-    def admits(self, ae_title: str, address: str) -> bool:
-        """Say whether a call by this AE title from this IP address is admitted."""
+    def admits(
+        self, ae_title: str, address: str, certificate: Certificate | None = None
+    ) -> bool:
+        """Say whether a call by this AE title from this IP address is admitted.
+
+        Args:
+            ae_title: Calling AE title.
+            address: IP address of the caller.
+            certificate: What it showed and we verified; None without TLS.
+        """
         if ae_title.strip() != self.ae_title:
             return False
-        return self.network is None or unmapped(address) in self.network
+        if self.network is not None and unmapped(address) not in self.network:
+            return False
+        if self.holder is None:
+            return True
+        return certificate is not None and (
+            self.holder in certificate.names
+            or self.holder == f"{FINGERPRINT}{certificate.fingerprint}"
+        )
 
     def __str__(self) -> str:
-        suffix = f"@{self.network}" if self.network else ""
+        network = "" if self.network is None else str(self.network)
+        holder = "" if self.holder is None else f"#{self.holder}"
+        suffix = f"@{network}{holder}" if network or holder else ""
         return f"{self.ae_title}{suffix}"
+
+
+def _holder(text: str) -> str:
+    """Return what a certificate must say, as it is compared.
+
+    Raises:
+        ValueError: A fingerprint is not one of SHA-256.
+    """
+    holder = text.strip().lower()
+    if not holder.startswith(FINGERPRINT):
+        return holder
+    digest = holder.removeprefix(FINGERPRINT).replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"{text!r} is not sha256: and 64 hexadecimal digits")
+    return f"{FINGERPRINT}{digest}"
 
 
 def unmapped(address: str) -> Address:
@@ -165,6 +218,13 @@ class NodeSettings(BaseSettings):
     complete when nothing of it arrived for `quiet_period` (`quiet_periods`: per
     calling AE, in seconds). Below `min_free_bytes` of free disk, and above
     `max_instance_bytes` in one instance, the sender is told to come back later.
+    With `tls_certificate` and `tls_key` a second port, `tls_port`, takes calls by TLS:
+    from whoever shows a certificate of `tls_ca` that `tls_crl` does not revoke, or from
+    anybody without `tls_mutual`. The plain port then answers our own check of health
+    alone, unless `tls_only` is off. The same files serve calls that we make.
+    `max_associations` stand at once, of which one calling AE and address hold
+    `max_associations_per_caller`; an address may call `max_calls_per_minute` times
+    (0: as often as it likes).
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.
     With `store_url` the spool is in an object store that all hosts share, and the
@@ -196,7 +256,16 @@ class NodeSettings(BaseSettings):
     quiet_periods: Annotated[Mapping[str, timedelta], NoDecode] = Field(
         default_factory=dict
     )
-    max_associations: int = Field(default=8, ge=1)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    tls_crl: Path | None = None
+    tls_mutual: bool = True
+    tls_only: bool = True
+    tls_port: int = Field(default=DEFAULT_TLS_PORT, ge=0, le=MAX_PORT)
+    max_associations: int = Field(default=16, ge=1)
+    max_associations_per_caller: int = Field(default=8, ge=1)
+    max_calls_per_minute: int = Field(default=1200, ge=0)
     max_pdu: int = Field(default=262_144, ge=4096)
     max_instance_bytes: int = Field(default=2**30, ge=1)
     min_free_bytes: int = Field(default=2**30, ge=0)
@@ -241,6 +310,28 @@ class NodeSettings(BaseSettings):
     def listener(self) -> Peer:
         """The listener as this host reaches it, whatever address it listens on."""
         return Peer(self.aet, local_host(self.host), self.port)
+
+    @property
+    def way_to_store(self) -> Peer:
+        """Where the listener takes objects of a sender on this host."""
+        if not (self.takes_tls and self.tls_only):
+            return self.listener
+        return Peer(self.aet, local_host(self.host), self.tls_port, tls=True)
+
+    @property
+    def takes_tls(self) -> bool:
+        """Say whether there is a port for calls by TLS."""
+        return self.tls_certificate is not None
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The certificates of this installation, and whose it trusts."""
+        return TlsFiles(self.tls_certificate, self.tls_key, self.tls_ca, self.tls_crl)
+
+    @property
+    def caller(self) -> Caller:
+        """Who we are for the peers that we call."""
+        return Caller(self.aet, self.tls)
 
     @property
     def spool(self) -> Path:
@@ -293,6 +384,26 @@ class NodeSettings(BaseSettings):
             raise ValueError("must not be negative")
         return value
 
+    @model_validator(mode="after")
+    def _has_whole_tls(self) -> Self:
+        if (self.tls_certificate is None) is not (self.tls_key is None):
+            raise ValueError(
+                f"{ENV_PREFIX}TLS_CERTIFICATE and {ENV_PREFIX}TLS_KEY need each other"
+            )
+        if self.takes_tls and self.tls_mutual and self.tls_ca is None:
+            raise ValueError(
+                f"{ENV_PREFIX}TLS_CA is not set: whose clients may call? "
+                f"{ENV_PREFIX}TLS_MUTUAL=false admits them without a certificate"
+            )
+        if self.tls_crl is not None and self.tls_ca is None:
+            raise ValueError(f"{ENV_PREFIX}TLS_CRL needs {ENV_PREFIX}TLS_CA")
+        bound = any(each.holder is not None for each in self.allow)
+        if bound and not (self.takes_tls and self.tls_mutual):
+            raise ValueError(
+                f"{ENV_PREFIX}ALLOW names certificates, and no caller is asked for one"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -305,6 +416,7 @@ class NodeSettings(BaseSettings):
         """Put flags before environment, `sentinode.toml` and `up.json`."""
         del dotenv_settings, file_secret_settings
         toml = TomlConfigSettingsSource(settings_cls, toml_file=TOML_FILE)
+        _demand_known(settings_cls, toml.toml_data)
         env = cast("EnvSettingsSource", env_settings)
         return (
             init_settings,
@@ -344,8 +456,57 @@ class _OldNames(PydanticBaseSettingsSource):
 
 @cache
 def _warn_of_old_name(old: str, new: str) -> None:
-    names = (f"{ENV_PREFIX}{old.upper()}", f"{ENV_PREFIX}{new.upper()}")
+    names = (variable(old), variable(new))
     log.warning("%s is called %s now; the old name will be refused", *names)
+
+
+def known(settings_cls: type[BaseSettings]) -> frozenset[str]:
+    """Return the names of all settings, those of other processes and old ones too."""
+    return ELSEWHERE.union(settings_cls.model_fields, RENAMED)
+
+
+def _demand_known(settings_cls: type[BaseSettings], given: Iterable[str]) -> None:
+    names = known(settings_cls)
+    lines = [f"{TOML_FILE}: {_no_setting(n, names)}" for n in given if n not in names]
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _no_setting(name: str, names: Iterable[str]) -> str:
+    other = meant(name, names)
+    return f"{name} is no setting" + (f"; is {other} meant?" if other else "")
+
+
+def ignored(settings_cls: type[BaseSettings]) -> dict[str, str | None]:
+    """Return the variables with our prefix that are no setting, and do nothing.
+
+    Each with the variable that was probably meant; None: it is like none of ours,
+    and may be somebody else's.
+    """
+    names = known(settings_cls)
+    source = EnvSettingsSource(settings_cls)
+    prefix = ENV_PREFIX.lower()
+    given = {
+        name.removeprefix(prefix)
+        for name in map(str.lower, source.env_vars)
+        if name.startswith(prefix)
+    }
+    return {
+        variable(name): None if other is None else variable(other)
+        for name in sorted(given - names - BESIDE)
+        for other in (meant(name, names),)
+    }
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+@cache
+def _warn_of_ignored(name: str, other: str | None) -> None:
+    hint = f"; is {other} meant?" if other else ""
+    log.warning("%s is no setting and does nothing%s", name, hint)
 
 
 class _UpFile(PydanticBaseSettingsSource):
@@ -378,10 +539,12 @@ def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its 
     """Read settings of one kind; a flag that is None was not given.
 
     Raises:
-        SettingsError: A setting is missing or wrong; the message has one line for
-            each, with the name of its variable and never its value.
+        SettingsError: A setting is missing or wrong, or the file names what is none;
+            the message has one line for each, with its name and never its value.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    for name, other in ignored(kind).items():
+        _warn_of_ignored(name, other)
     try:
         return kind(**given)
     except ValidationError as error:
@@ -395,7 +558,7 @@ def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its 
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
-    return f"{ENV_PREFIX}{str(location[0]).upper() if location else '*'}:"
+    return f"{variable(str(location[0]) if location else '*')}:"
 
 
 def _fault(message: str) -> str:
@@ -451,10 +614,12 @@ def create_secret(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    with suppress(FileExistsError):
-        path.hardlink_to(draft)
-    draft.unlink()
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()

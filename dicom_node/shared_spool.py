@@ -32,7 +32,9 @@ from dicom_node.spool import (
     instance_path,
     quarantine_path,
     spool_errors,
+    study_folders,
 )
+from dicom_node.study import StudyUid
 
 IDLE: Final = timedelta(days=1)
 IN_USE: Final = timedelta(minutes=15)
@@ -143,6 +145,13 @@ class SharedSpool(Spool):
         for path, at in self._bucket.files(below):
             if path.suffix == suffix:
                 yield path, at
+
+    def of_study(self, study_uid: StudyUid) -> Iterator[Path]:
+        """Yield every file of a study's folders, in the store and in the cache."""
+        yield from super().of_study(study_uid)
+        for below in study_folders(study_uid):
+            for path, _ in self._bucket.files(below):
+                yield path
 
     def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
         """Yield the relative paths of all files below a folder."""

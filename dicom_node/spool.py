@@ -281,23 +281,37 @@ class Spool:
             changed = datetime.fromtimestamp(path.stat().st_ctime, UTC)
             yield path.relative_to(self.root), changed
 
+    def of_study(self, study_uid: StudyUid) -> Iterator[Path]:
+        """Yield every file of a study's folders: damaged and half-written ones too."""
+        for below in study_folders(study_uid):
+            for path in (self.root / below).glob("*"):
+                yield path.relative_to(self.root)
+
     def iter_files(self, below: Path = INSTANCES) -> Iterator[Path]:
         """Yield the relative paths of all complete files below a folder."""
         for path in (self.root / below).glob(f"*/*/*{FILE_SUFFIX}"):
             yield path.relative_to(self.root)
 
     def free_bytes(self) -> int:
-        """Return how many bytes an ordinary user may still write to the volume."""
-        status = os.statvfs(self.root)
+        """Return how many bytes an ordinary user may still write to the volume.
+
+        Raises:
+            SpoolFullError: The volume fails, or is not there.
+        """
+        with spool_errors():
+            status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
-    def sweep_partial(self, older_than: timedelta) -> int:
-        """Remove what interrupted writes left; return how many files that were."""
-        limit = (datetime.now(UTC) - older_than).timestamp()
+    def sweep_partial(self, before: datetime) -> int:
+        """Remove what interrupted writes left; return how many files that were.
+
+        A draft that somebody wrote to, or linked, since then is left: a link has the
+        modification time of what it links, but a time of change of its own.
+        """
         removed = 0
         for path in self.root.glob(f"**/.*{PARTIAL_SUFFIX}"):
             with suppress(FileNotFoundError):
-                if path.stat().st_mtime <= limit:
+                if path.stat().st_ctime <= before.timestamp():
                     path.unlink()
                     removed += 1
         return removed
@@ -352,6 +366,12 @@ def quarantine_path(instance: Encoded) -> Path:
     digest = digest_of(instance)
     name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
     return QUARANTINE / _study_folder(instance.study_uid) / name
+
+
+def study_folders(study_uid: StudyUid) -> tuple[Path, Path]:
+    """Return where the objects of a study lie: received ones, quarantined ones."""
+    folder = _study_folder(study_uid)
+    return INSTANCES / folder, QUARANTINE / folder
 
 
 def document_path(sha256: str, content: bytes) -> Path:

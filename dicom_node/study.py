@@ -15,6 +15,8 @@ UID_PATTERN: Final = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", re.ASCII)
 
 UID_MAX_LENGTH: Final = 64
 MAX_PORT: Final = 65535
+BY_TLS: Final = "tls:"
+"""Before a peer that is called by TLS."""
 AE_TITLE_PATTERN: Final = re.compile(r"(?! +$)[ -\[\]-~]{1,16}", re.ASCII)
 """1-16 characters of the default repertoire, no backslash, not blank (PS3.5 6.2)."""
 
@@ -66,32 +68,38 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A DICOM application entity on the network, written AET@HOST:PORT."""
+    """A DICOM application entity on the network, written AET@HOST:PORT.
+
+    One that is called by TLS is written tls:AET@HOST:PORT.
+    """
 
     ae_title: str
     host: str
     port: int
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read AET@HOST:PORT.
+        """Read AET@HOST:PORT or tls:AET@HOST:PORT.
 
         Raises:
             ValueError: The text has another form, or a part is out of range.
         """
-        ae_title, at, address = text.partition("@")
+        tls = text.startswith(BY_TLS)
+        ae_title, at, address = text.removeprefix(BY_TLS).partition("@")
         host, colon, port = address.rpartition(":")
         if not (at and colon and host and port.isdecimal()):
-            raise ValueError(f"{text!r} is not of the form AET@HOST:PORT")
+            raise ValueError(f"{text!r} is not of the form [tls:]AET@HOST:PORT")
         if not AE_TITLE_PATTERN.fullmatch(ae_title):
             raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
         if not 0 < int(port) <= MAX_PORT:
             raise ValueError(f"port {port} is not in 1-65535")
-        return cls(ae_title, host.strip("[]"), int(port))
+        return cls(ae_title, host.strip("[]"), int(port), tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
+        scheme = BY_TLS if self.tls else ""
+        return f"{scheme}{self.ae_title}@{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

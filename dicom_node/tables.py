@@ -177,6 +177,8 @@ class AssociationStudyRow(Base):
     """A study that an association carried; written before its first Success.
 
     The study may not be known: a report of ours that comes back opens none.
+    `objects` says how many of which SOP class it stored ("UID=n,UID=n"); it is
+    written at the association's end, and None where that end was never seen.
     """
 
     __tablename__ = "association_study"
@@ -185,6 +187,7 @@ class AssociationStudyRow(Base):
         ForeignKey("association.association_id"), primary_key=True
     )
     study_uid: Mapped[str] = mapped_column(UID, primary_key=True, index=True)
+    objects: Mapped[str | None] = mapped_column(Text)
 
 
 class EventRow(Base):
@@ -392,6 +395,8 @@ class AuditRow(Base):
     It outlives what it speaks of, so nothing here is a foreign key, and the study's
     UID is `study`: an erasure, which goes by the column `study_uid`, leaves it.
     `source` names the row that an entry was made of afterwards, so that none is twice.
+    `peer` is the other side of a transfer or query (AET@HOST:PORT, or a URL), `objects`
+    how many instances of which SOP class there were ("UID=n,UID=n").
     """
 
     __tablename__ = "audit"
@@ -414,3 +419,54 @@ class AuditRow(Base):
     source: Mapped[str | None] = mapped_column(unique=True)
     previous_hash: Mapped[str] = mapped_column(KEY)
     hash: Mapped[str] = mapped_column(KEY)
+    peer: Mapped[str | None]
+    objects: Mapped[str | None] = mapped_column(Text)
+
+
+class AuditMarkRow(Base):
+    """How far the audit trail has followed other rows: before `at` none is new."""
+
+    __tablename__ = "audit_mark"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    at: Mapped[datetime]
+
+
+class RelayRow(Base):
+    """How far the audit trail has been sent to one collector.
+
+    All entries up to `sequence` were taken. A collector confirms nothing, so when it
+    goes away it is sent again what is newer than `anchor`: `recent`, taken at
+    `recent_at`, is the next anchor. Until `until` the process `holder` sends.
+    """
+
+    __tablename__ = "audit_relay"
+
+    collector: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    anchor: Mapped[int] = mapped_column(BigInteger)
+    recent: Mapped[int] = mapped_column(BigInteger)
+    recent_at: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    holder: Mapped[str | None] = mapped_column(ID)
+    until: Mapped[datetime | None]
+
+
+class TransferRow(Base):
+    """Documents of one study on one association to one destination.
+
+    The row is there before the first is sent. At the end it says how many of which
+    SOP class were taken ("UID=n,UID=n") and how many were not; a process that was
+    killed leaves `ended_at` None.
+    """
+
+    __tablename__ = "transfer"
+
+    transfer_id: Mapped[str] = mapped_column(ID, primary_key=True)
+    study_uid: Mapped[str] = mapped_column(UID, primary_key=True, index=True)
+    destination: Mapped[str]
+    began_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+    objects: Mapped[str | None] = mapped_column(Text)
+    failed: Mapped[int]

@@ -9,9 +9,10 @@ from dicom_node.codestream import UNCOMPRESSED
 from dicom_node.contexts import VERIFICATION
 from dicom_node.errors import PeerRejectedError, PeerUnavailableError
 from dicom_node.study import Peer
+from dicom_node.tls import Calling
 
 
-def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> float:
+def echo(peer: Peer, calling: Calling, timeout: float = CONNECT_TIMEOUT_S) -> float:
     """Verify that a peer answers (C-ECHO); return the round trip in milliseconds.
 
     Raises:
@@ -19,7 +20,7 @@ def echo(peer: Peer, calling_aet: str, timeout: float = CONNECT_TIMEOUT_S) -> fl
         PeerRejectedError: The peer answered with another status than Success.
     """
     context = build_context(VERIFICATION, list(UNCOMPRESSED))
-    association = associate(peer, calling_aet, [context], timeout)
+    association = associate(peer, calling, [context], timeout)
     try:
         started = time.perf_counter()
         status = status_of(association.send_c_echo())

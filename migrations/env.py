@@ -16,7 +16,7 @@ from dicom_node import db, tables  # noqa: F401 - as above
 from dicom_node.db import Base, UtcDateTime
 
 STATEMENT_TIMEOUT = "5min"
-LOCK_TIMEOUT = "10s"
+LOCK_TIMEOUT = "5s"
 ADVISORY_LOCK = 0x53454E54  # "SENT"
 
 

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_node import schema
+from tests.markers import listening, nobody_is_named  # noqa: F401 - they are used by all
 from tests.postgres import Postgres, binaries
 from tests.quick_models import write_models
 from tests.weed import ObjectStore

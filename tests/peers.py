@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import markers
+
 AET = "SENTINODE"
 ORTHANC_AET = "ORTHANC"
 
@@ -48,6 +50,7 @@ class Orthanc:
     ):
         self.plugins = plugins
         self.options = options or {}
+        self.prefix: tuple[str, ...] = ()  # before its command, as `setpriv ...`
         self.credentials: tuple[str, str] | None = None
         self.folder = folder
         self.port = free_port()
@@ -88,7 +91,7 @@ class Orthanc:
         path.write_text(json.dumps(config))
         with (self.folder / "orthanc.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["Orthanc", str(path)],
+                [*self.prefix, "Orthanc", str(path)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "TCP_NODELAY": "1"},
@@ -200,6 +203,7 @@ class Sentinode:
         self.extra = {}
         self._arguments = ()
         self.process = None
+        self._tap = None
 
     def use(self, pacs: str, quiet_period: str, *others: str) -> None:
         """Say where results go and how long a study must be quiet."""
@@ -248,23 +252,31 @@ class Sentinode:
             )
         line = self.process.stdout.readline()
         assert line == f"ready {self.port}\n", self.logs()
+        self._tap = markers.BrokerTap(self.folder).start()
         return self
 
     def stop(self) -> int:
         """Ask it to stop as a service manager would; return its exit code."""
         if self.process is None:
             return 0
+        markers.look_at_metrics(self.folder)
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(20)
-        self.process.stdout.close()
-        self.process = None
+        self._ended()
         return code
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(10)
+        self._ended()
+
+    def _ended(self) -> None:
+        """Look whether anything that it said or wrote names a patient."""
         self.process.stdout.close()
         self.process = None
+        if self._tap is not None:
+            self._tap.end()
+        markers.look_into(self.folder)
 
     def logs(self) -> str:
         files = [self.folder / "up.log", *sorted(self.folder.glob("logs/*.log"))]

@@ -35,8 +35,17 @@ class Postgres:
         log = self.folder / "log"
         self._run("pg_ctl", "-D", self._data, "-w", "-l", log, "-o", options, "start")
 
+    @property
+    def runs(self) -> bool:
+        return (self._data / "postmaster.pid").exists()
+
     def stop(self) -> None:
+        """Stop at once, as a crash does: nothing is finished first."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "immediate", "stop")
+
+    def postmaster(self) -> int:
+        """Return the process that the server was started as, dead or alive."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)

@@ -56,6 +56,7 @@ def create_app(settings: TrainingSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        broker_transport_options=settings.broker_options,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_routes={task: {"queue": queues.TRAINING} for task in queues.EVERY},

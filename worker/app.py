@@ -21,7 +21,10 @@ SWEEP_LIMIT_S: Final = 120.0
 EXAMINE_LIMIT_S: Final = 60.0
 PURGE_EVERY_S: Final = 600.0
 FOLLOW_EVERY_S: Final = 60.0
+TIDY_EVERY_S: Final = 3600.0
+RELAY_EVERY_S: Final = 10.0
 PURGE_LIMIT_S: Final = 300.0
+RECONNECT_TIMEOUT_S: Final = 4
 CHILD_START_TIMEOUT_S: Final = 60.0
 """Celery kills a child that is silent for 4 s; loading two models may take longer."""
 
@@ -46,6 +49,8 @@ def create_app(settings: WorkerSettings) -> Celery:
             queues.COUNT: {"time_limit": SWEEP_LIMIT_S},
             queues.PURGE: {"time_limit": PURGE_LIMIT_S},
             queues.FOLLOW: {"time_limit": SWEEP_LIMIT_S},
+            queues.TIDY: {"time_limit": PURGE_LIMIT_S},
+            queues.RELAY: {"time_limit": SWEEP_LIMIT_S},
             queues.ANALYZE: {
                 "time_limit": settings.analysis_time_limit.total_seconds()
             },
@@ -58,6 +63,7 @@ def create_app(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        broker_transport_options=settings.broker_options,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         task_routes={task: {"queue": queue} for task, queue in queues.QUEUE_OF.items()},
@@ -80,9 +86,34 @@ def create_app(settings: WorkerSettings) -> Celery:
                 "schedule": FOLLOW_EVERY_S,
                 "options": {"expires": FOLLOW_EVERY_S},
             },
+            "tidy": {
+                "task": queues.TIDY,
+                "schedule": TIDY_EVERY_S,
+                "options": {"expires": TIDY_EVERY_S},
+            },
+            **_relaying(settings),
         },
     )
     return app
+
+
+def reach(broker: str, timeout: float) -> Connection:
+    """Return a connection, not yet open, that never waits longer than so many seconds.
+
+    Each kind of broker takes the name that it knows and lets the others be.
+    """
+    names = ("socket_timeout", "read_timeout", "write_timeout")
+    options = dict.fromkeys(names, timeout)
+    return Connection(broker, connect_timeout=timeout, transport_options=options)
+
+
+def _relaying(settings: WorkerSettings) -> dict[str, dict[str, Any]]:
+    """Return the clock of the audit trail's sender, where there is a collector."""
+    if settings.audit_syslog is None:
+        return {}
+    options = {"expires": RELAY_EVERY_S}
+    entry = {"task": queues.RELAY, "schedule": RELAY_EVERY_S, "options": options}
+    return {"relay": entry}
 
 
 def answering(app: Celery, timeout: float) -> list[str]:
@@ -91,7 +122,11 @@ def answering(app: Celery, timeout: float) -> list[str]:
 
 
 def waiting(connection: Connection, queue: str) -> int:
-    """Return how many messages a queue holds; a queue that is not there holds none."""
+    """Return how many messages a queue holds; a queue that is not there holds none.
+
+    A connection that broke is made again: one of a pool stays broken else.
+    """
+    connection.ensure_connection(max_retries=1, timeout=RECONNECT_TIMEOUT_S)
     try:
         # A channel of its own: a broker may close it to say that there is no queue.
         with connection.channel() as channel:

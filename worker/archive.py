@@ -66,6 +66,6 @@ def lost(
         PeerRejectedError: The peer answers no queries.
     """
     timeout = settings.query_timeout.total_seconds()
-    with retrieve.querying(peer, settings.aet, timeout) as opened:
+    with retrieve.querying(peer, settings.caller, timeout) as opened:
         for uid, ours in sent.items():
             yield unlisted(ours, retrieve.listed(opened, uid))

@@ -3,11 +3,13 @@
     manifest.json    what there is, with the SHA-256 of each file; written last
     database.sqlite  a snapshot of SQLite, or
     database.dump    PostgreSQL's own (pg_dump -Fc)
-    data/            spool, models, patient.key, up.json as they were
+    data/            spool, models, patient.key, up.json, audit.head as they were
 
-The database comes first: files are written before the rows that name them and never
-change, so what the snapshot names is there when the files are copied. Only a purge
-removes files; what it takes meanwhile is gone by the database's later word too.
+The end of the audit trail is noted before the database is copied, which may be longer
+then, and never shorter: that would be an audit trail cut off. The database comes next:
+files are written before the rows that name them and never change, so what the snapshot
+names is there when the files are copied. Only a purge removes files; what it takes
+meanwhile is gone by the database's later word too.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from dicom_node import __version__, schema
+from dicom_node.audit import HEAD_FILE
 from dicom_node.errors import PermanentError, SettingsError, StateError
 from dicom_node.settings import PATIENT_KEY_FILE, UP_FILE
 from dicom_node.spool import PARTIAL_SUFFIX
@@ -44,6 +47,7 @@ SECRETS: Final = (
     "stow_token_file",
     "stow_password_file",
     "hl7_tls_key",
+    "audit_syslog_key",
 )
 """Settings that a backup names and does not hold: a site keeps them elsewhere."""
 
@@ -78,8 +82,12 @@ def make(settings: WorkerSettings, folder: Path, at: datetime) -> Backup:
     revision = schema.current(settings.database)
     if revision is None:
         raise PermanentError("the database has no tables: there is nothing to copy")
+    head = _copy_head(settings, folder)
     database = _copy_database(settings.database, folder)
     files, size = {database: _digest(folder / database)}, 0
+    if head is not None:
+        files[f"{DATA}/{HEAD_FILE}"] = _digest(head)
+        size += head.stat().st_size
     for source, name in _sources(settings):
         target = folder / DATA / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +181,15 @@ def _sources(settings: WorkerSettings) -> Iterator[tuple[Path, str]]:
     for name in (PATIENT_KEY_FILE, UP_FILE):
         if (settings.data_dir / name).is_file():
             yield settings.data_dir / name, name
+
+
+def _copy_head(settings: WorkerSettings, folder: Path) -> Path | None:
+    """Copy what the data folder knows of the audit trail; None where it knows none."""
+    target = folder / DATA / HEAD_FILE
+    target.parent.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):
+        return Path(shutil.copy2(settings.data_dir / HEAD_FILE, target))
+    return None
 
 
 def _copy_database(url: str, folder: Path) -> str:

@@ -12,6 +12,8 @@ import sys
 from functools import partial
 from typing import Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from dicom_node import db, logs, mllp, schema, vocabulary
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.mllp import Limits, Server, Service
@@ -72,7 +74,7 @@ async def serve(settings: WorkerSettings) -> None:
     """
     if settings.hl7_port is None:
         raise SettingsError("SENTINODE_HL7_PORT: is not set, so HL7 is off")
-    context = mllp.tls(
+    context = mllp.secured(
         settings.hl7_tls_certificate, settings.hl7_tls_key, settings.hl7_tls_client_ca
     )
     server = Server(service(settings, open_inbox(settings)))
@@ -95,8 +97,10 @@ def main() -> int:
     except NodeError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a sentence for a person
         return 1
-    except OSError as error:
-        text = f"the HL7 listener cannot start: {error.strerror}"
+    except (OSError, SQLAlchemyError) as error:
+        # The text of a database error may hold its URL, and that a password.
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        text = f"the HL7 listener cannot start: {why}"
         print(text, file=sys.stderr)  # noqa: T201 - as above
         return 1
     return 0

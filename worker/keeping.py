@@ -19,7 +19,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import kept
-from dicom_node.spool import Spool
+from dicom_node.spool import DOCUMENTS, FILE_SUFFIX, Spool
+from dicom_node.tables import DocumentRow
 from worker.case import KeptInput
 from worker.tables import CaseRow, KeptRow
 
@@ -122,13 +123,14 @@ def drop(session: Session, spool: Spool, records: Sequence[KeptRecord]) -> int:
 
 
 def reconcile(session: Session, spool: Spool, at: datetime) -> int:
-    """Remove files that no result keeps; return how many there were.
+    """Remove files that no result keeps or names; return how many there were.
 
-    Files that were kept within the last hour may belong to an analysis under way.
+    Files of the last hour may belong to an analysis under way.
     """
     removed = spool.remove(orphans(session, spool, at))
+    removed += spool.remove(loose_documents(session, spool, at))
     if removed:
-        log.warning("files removed that no result keeps", extra={"files": removed})
+        log.warning("files removed that no result names", extra={"files": removed})
     return removed
 
 
@@ -136,6 +138,19 @@ def orphans(session: Session, spool: Spool, at: datetime) -> list[Path]:
     """Return the files that no result keeps, but those of an analysis under way."""
     old = [path for path, since in kept.files(spool) if since <= at - ORPHAN_AGE]
     return _unwanted(session, old)
+
+
+def loose_documents(session: Session, spool: Spool, at: datetime) -> list[Path]:
+    """Return frozen documents that no row names: their analysis died before its commit.
+
+    None of them is ever named later: a document says when it was made, so the next
+    analysis of the study froze other bytes.
+    """
+    known = set(session.scalars(select(DocumentRow.path)))
+    found = (path for path, _ in spool.files(DOCUMENTS, FILE_SUFFIX))
+    loose = [path for path in found if path.as_posix() not in known]
+    written = ((path, spool.written_at(path)) for path in loose)
+    return [path for path, since in written if since and since <= at - ORPHAN_AGE]
 
 
 def current(session: Session) -> list[KeptRecord]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,25 @@ def verify(path: Path) -> Manifest:
             f"{weights} has SHA-256 {digest}, its manifest says "
             f"{manifest.weights_sha256}; restore the file or activate another model"
         )
+    _demand_safetensors(weights)
     return manifest
+
+
+def _demand_safetensors(weights: Path) -> None:
+    """Refuse what can be nothing but another format: a pickle could run code.
+
+    A safetensors file begins with the length of its header, which is a JSON object.
+
+    Raises:
+        ModelIntegrityError: It begins otherwise.
+    """
+    with weights.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8).ljust(8, b"\xff"))
+        begins = stream.read(1)
+    if begins != b"{" or length > weights.stat().st_size - 8:
+        raise ModelIntegrityError(
+            f"{weights} is no safetensors file; other formats are never read"
+        )
 
 
 def in_service(stage: Stage, active: Mapping[Stage, Activation]) -> Activation:
@@ -104,6 +123,8 @@ def install(source: Path, models: Path) -> Manifest:
     partial = target.with_name(f".{target.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
+    if verify(partial) != manifest:  # somebody changed it while it was copied
+        raise ModelIntegrityError(f"{source} is not what it was: install it again")
     partial.rename(target)
     return manifest
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Final
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
 from dicom_node.errors import NotFoundError, StateError
@@ -16,7 +16,7 @@ from dicom_node.findings import Deposit, Laterality, ParkReason, Slnd, SlndResul
 from dicom_node.tables import StudyRow
 from worker import slnd as rules
 from worker.slnd import PatientKeys, Provenance, Recorded, SlndRefusedError, Wanted
-from worker.tables import CaseRow, ParkedPatientRow, ParkedRow, ParkedState
+from worker.tables import HL7, CaseRow, ParkedPatientRow, ParkedRow, ParkedState
 
 RETRY_AFTER: Final = timedelta(seconds=10)
 BATCH: Final = 100
@@ -118,12 +118,16 @@ def take(
     slnd = SlndResult(
         arrived.result, arrived.deposit, arrived.performed_on, arrived.source, at
     )
-    how = Provenance("HL7", arrived.correction, arrived.message_id)
+    how = Provenance(HL7, arrived.correction, arrived.message_id)
     return rules.record(session, uid, arrived.side, slnd, how)
 
 
 def due(session: Session, at: datetime) -> list[int]:
-    """Return parked results whose patient has an analysed case, oldest first."""
+    """Return parked results whose patient has an analysed case, oldest first.
+
+    A case of the other side will not take them, but says more than that the patient
+    is unknown.
+    """
     return list(
         session.scalars(
             select(ParkedRow.parked_id)
@@ -135,7 +139,10 @@ def due(session: Session, at: datetime) -> list[int]:
                     ParkedPatientRow.parked_id == ParkedRow.parked_id,
                     ParkedPatientRow.patient_key == StudyRow.patient_key,
                     StudyRow.study_uid == CaseRow.study_uid,
-                    CaseRow.laterality == ParkedRow.laterality,
+                    or_(
+                        CaseRow.laterality == ParkedRow.laterality,
+                        ParkedRow.reason == ParkReason.UNKNOWN_PATIENT,
+                    ),
                 ),
             )
             .order_by(ParkedRow.tried_at, ParkedRow.parked_id)

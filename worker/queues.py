@@ -13,6 +13,8 @@ ANALYZE: Final = "worker.tasks.analysis.analyze"
 DELIVER: Final = "worker.tasks.delivery.deliver"
 PURGE: Final = "worker.tasks.dispatch.purge"
 FOLLOW: Final = "worker.tasks.dispatch.follow"
+TIDY: Final = "worker.tasks.dispatch.tidy"
+RELAY: Final = "worker.tasks.dispatch.relay"
 
 QUEUE_OF: Final = {
     SWEEP: DISPATCH,
@@ -22,4 +24,6 @@ QUEUE_OF: Final = {
     DELIVER: DELIVERY,
     PURGE: DISPATCH,
     FOLLOW: DISPATCH,
+    TIDY: DISPATCH,
+    RELAY: DISPATCH,
 }

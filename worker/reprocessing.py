@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 
 from dicom_node import arrivals, ledger, outbox
 from dicom_node.destination import Destination
-from dicom_node.errors import StudyStateError
+from dicom_node.errors import NotFoundError, StudyStateError
 from dicom_node.findings import Stage
 from dicom_node.study import Reason, StudyState, StudyUid
 from dicom_node.tables import EventRow, InstanceRow, StudyRow
 from worker import manifest, models, outcomes
-from worker.tables import CaseRow, ResultRow, StageRow
+from worker.tables import CaseRow, KeptRow, ResultRow, StageRow
 
 NOTED: Final = "reprocess"
 RECENT: Final = 200
@@ -51,6 +51,10 @@ class Start(StrEnum):
     INFERENCE = "inference"
     REPORT = "report"
     DELIVERY = "delivery"
+
+
+FROM_KEPT: Final = frozenset({Start.INFERENCE, Start.REPORT})
+"""What can be done anew from the kept slice and crop alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,17 @@ def find(session: Session, wanted: Wanted) -> list[StudyRow]:
     """Return the studies that are wanted, the oldest first."""
     query = select(StudyRow).where(*_conditions(wanted)).order_by(StudyRow.received_at)
     return list(session.scalars(query))
+
+
+def newest(session: Session, wanted: Wanted, limit: int) -> list[StudyUid]:
+    """Return the wanted studies that received last, the last one first."""
+    query = (
+        select(StudyRow.study_uid)
+        .where(*_conditions(wanted))
+        .order_by(StudyRow.last_received_at.desc(), StudyRow.study_uid)
+        .limit(limit)
+    )
+    return [StudyUid(uid) for uid in session.scalars(query)]
 
 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
@@ -141,6 +156,19 @@ class InService:
 
     weights_sha256: str
     threshold: float
+
+
+def demand_scorer(session: Session, model: str) -> None:
+    """Refuse a model that scored nothing here: its name may be misspelt.
+
+    Raises:
+        NotFoundError: No result is of this NAME@VERSION.
+    """
+    if session.scalar(select(exists().where(StageRow.model == model))):
+        return
+    known = session.scalars(select(StageRow.model).distinct().order_by(StageRow.model))
+    names = ", ".join(name for name in known if name) or "none"
+    raise NotFoundError(f"no result is of the model {model}; there are: {names}")
 
 
 def in_service(session: Session, models_dir: Path) -> dict[Stage, InService]:
@@ -204,10 +232,19 @@ def _consider(
             .distinct()
         )
     )
+    kept = set(
+        session.scalars(
+            select(KeptRow.study_uid).where(
+                KeptRow.study_uid.in_(uids), KeptRow.released_at.is_(None)
+            )
+        )
+    )
     results = _newest(session, uids)
     for row in rows:
         why = "done in this batch" if row.study_uid in done else None
         why = why or _passed_over(row, results.get(row.study_uid, []), plan)
+        if plan.start in FROM_KEPT and row.study_uid in purged - kept:
+            why = why or "purged with what was kept: use --from roi --refetch"
         uid = StudyUid(row.study_uid)
         yield Candidate(uid, row.state, row.study_uid in purged, why)
 

@@ -1,8 +1,11 @@
 """What a site decides: which studies, which slice, which destinations."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+from pydicom import Dataset
 
 from dicom_node import images, routing
 from dicom_node.completion import IMAGES
@@ -38,7 +41,7 @@ def route(
     Args:
         settings: The site's.
         calling_ae: Who sent its first object.
-        stored: Its instances, with absolute paths; one image of each series is read.
+        stored: Its instances, with absolute paths; see `headers`.
         kept: Slices that outlived the images, read where no image is left.
 
     Raises:
@@ -46,17 +49,31 @@ def route(
     """
     if settings.routing is None:
         return EVERYTHING
-    first: dict[str, Path] = {}
+    read = headers(stored, lambda one: one.path, kept)
+    return routing.route(_rules(settings.routing), calling_ae, read)
+
+
+def headers(
+    stored: Iterable[StoredInstance],
+    located: Callable[[StoredInstance], Path],
+    kept: Iterable[Path] = (),
+) -> list[Dataset]:
+    """Read what rules look at: the first readable image of each series.
+
+    What cannot be read matches no rule. Only what is looked at is located.
+    """
+    found: dict[str, Dataset] = {}
     for one in stored:
-        if one.sop_class_uid in IMAGES:
-            first.setdefault(one.series_uid, one.path)
-    headers = []
-    for path in first.values() or kept:
-        try:
-            headers.append(images.read_header(path))
-        except UnreadableObjectError:
-            continue  # what cannot be read matches no rule
-    return routing.route(_rules(settings.routing), calling_ae, headers)
+        if one.sop_class_uid in IMAGES and one.series_uid not in found:
+            with suppress(UnreadableObjectError):
+                found[one.series_uid] = images.read_header(located(one))
+    return list(found.values()) or list(_readable(kept))
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Dataset]:
+    for path in paths:
+        with suppress(UnreadableObjectError):
+            yield images.read_header(path)
 
 
 def _rules(path: Path) -> RoutingRules:

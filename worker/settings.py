@@ -32,14 +32,18 @@ from dicom_node.settings import (
     read_secret,
 )
 from dicom_node.study import MAX_PORT, UID_PATTERN, Peer
+from dicom_node.syslog import Collector, Identity
 from worker import webhook
 from worker.webhook import LOOPBACK
 
 LEASE_MARGIN: Final = timedelta(seconds=30)
+MIN_VISIBILITY: Final = timedelta(hours=1)
+VISIBILITY_FACTOR: Final = 2
 SOCKET_PATH_LIMIT: Final = 100
 """sun_path holds 108 bytes on Linux; longer data folders get a socket elsewhere."""
 
 
+BROKER_SCHEMES: Final = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")
 ALL: Final = "all"
 DEFAULT_HTTP_PORT: Final = 11180
 
@@ -52,6 +56,11 @@ def _service(value: object) -> object:
     return WebService.parse(value) if isinstance(value, str) else value
 
 
+def _collector(value: object) -> object:
+    return Collector.parse(value) if isinstance(value, str) else value
+
+
+CollectorText = Annotated[Collector, BeforeValidator(_collector), PlainSerializer(str)]
 NetworkText = Annotated[Network, BeforeValidator(_network), PlainSerializer(str)]
 ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(str)]
 
@@ -59,8 +68,8 @@ ServiceText = Annotated[WebService, BeforeValidator(_service), PlainSerializer(s
 class WorkerSettings(NodeSettings):
     """Settings of every process but the listener, which reads `NodeSettings`.
 
-    `broker_url` unset means the broker that `sentinode up` embeds; any
-    Redis-compatible URL is accepted; its password may stand in
+    `broker_url` unset means the broker that `sentinode up` embeds; one that speaks
+    Redis's protocol or AMQP 0-9-1 will do; its password may stand in
     `broker_password_file`. `analysis_time_limit` and
     `delivery_time_limit` are hard: the process is killed and its claim expires.
     `resend_after` is how long a message may wait before the sweep sends another.
@@ -90,13 +99,18 @@ class WorkerSettings(NodeSettings):
     must be on one host. `commit` names the AE titles that are asked for storage
     commitment, or is "all". A report of it is waited for `commit_wait` on the same
     association, and is asked for again after `commit_timeout`. A peer has
-    `answer_timeout` to answer each message; a delivery is tried for `give_up_after`.
+    `answer_timeout` to answer each message. A delivery that failed is tried again after
+    `retry_after`, then after 5, 15 and 60 times that, for `give_up_after`.
 
     The status page and the metrics are served on `http_port`; `up` chooses one when it
     is unset, 0 is none. Whoever calls from another host must know what stands in
     `http_token_file`. Faults are posted to `webhook_url`, signed with the content of
     `webhook_secret_file`; `backlog_after` is how long a study may be queued, or a
     delivery be due, before that is one.
+
+    The audit trail is sent to `audit_syslog`, a collector as tls://, tcp:// or
+    udp://HOST:PORT; `audit_syslog_ca_file` says whom to trust, the certificate and its
+    key who we are.
     """
 
     broker_url: str | None = None
@@ -147,6 +161,7 @@ class WorkerSettings(NodeSettings):
     commit_wait: timedelta = timedelta(seconds=3)
     commit_timeout: timedelta = timedelta(hours=1)
     answer_timeout: timedelta = timedelta(minutes=1)
+    retry_after: timedelta = timedelta(minutes=1)
     give_up_after: timedelta = timedelta(days=14)
 
     http_port: int | None = Field(default=None, ge=0, le=MAX_PORT)
@@ -154,7 +169,19 @@ class WorkerSettings(NodeSettings):
     http_token_file: Path | None = None
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret_file: Path | None = None
+    audit_syslog: CollectorText | None = None
+    audit_syslog_ca_file: Path | None = None
+    audit_syslog_certificate: Path | None = None
+    audit_syslog_key: Path | None = None
     backlog_after: timedelta = timedelta(minutes=30)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in BROKER_SCHEMES:
+            names = ", ".join(f"{each}://" for each in BROKER_SCHEMES)
+            raise ValueError(f"must begin with one of {names}")
+        return value
 
     @field_validator("outputs")
     @classmethod
@@ -201,6 +228,15 @@ class WorkerSettings(NodeSettings):
             self.stow_token_file, self.stow_password_file, self.stow_ca_file
         )
 
+    @property
+    def audit_identity(self) -> Identity:
+        """Whom the sender of the audit trail trusts, and who it is."""
+        return Identity(
+            self.audit_syslog_ca_file,
+            self.audit_syslog_certificate,
+            self.audit_syslog_key,
+        )
+
     def commits(self, destination: Destination) -> bool:
         """Say whether a destination is asked for storage commitment."""
         if not isinstance(destination, Peer):
@@ -223,6 +259,19 @@ class WorkerSettings(NodeSettings):
         password = quote(read_secret(self.broker_password_file), safe="")
         name = user.partition(":")[0]
         return url._replace(netloc=f"{name}:{password}@{host}").geturl()
+
+    @property
+    def broker_options(self) -> dict[str, int]:
+        """What every consumer of a broker must agree on, the trainer too.
+
+        Redis knows no lost consumer: a message that is not acknowledged within the
+        visibility timeout goes to another worker, whoever holds it, and any process
+        with a shorter timeout does that to all. So it outlives every task by far; the
+        sweep does not wait for it. A broker that speaks AMQP has no such timeout.
+        """
+        longest = max(self.analysis_time_limit, self.delivery_time_limit)
+        timeout = max(MIN_VISIBILITY, VISIBILITY_FACTOR * longest)
+        return {"visibility_timeout": round(timeout.total_seconds())}
 
     @property
     def broker_socket(self) -> Path:

@@ -232,8 +232,7 @@ def _history(
 ) -> str:
     """Write what changed; the source is free text and stays out of the history."""
     deposit = f" ({slnd.deposit})" if slnd.deposit else ""
-    way = "by HL7" if how.message_id is not None else f"by {how.by}"
-    return f"side {side}: {slnd.result}{deposit} {change} {way}"
+    return f"side {side}: {slnd.result}{deposit} {change} by {how.by}"
 
 
 @dataclass(frozen=True, slots=True)

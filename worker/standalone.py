@@ -145,7 +145,12 @@ class Tree:
 
 
 def _die_with_parent() -> None:
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Ask the kernel to kill this child when `sentinode up` is gone.
+
+    A worker that is only asked to stop would first look for its broker, which is gone
+    too, and hold port and database meanwhile. What a kill leaves is taken up anyway.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal(child: Child, number: signal.Signals) -> None:
@@ -184,11 +189,11 @@ def run(
     Raises:
         PermanentError: A part did not come up in time.
     """
-    _release(settings, CLAIMANTS)
+    release_claims(settings, CLAIMANTS)
     tree = Tree(
         settings.data_dir / "logs",
         child_environment(flags),
-        lambda name: _release(settings, frozenset({name}) & CLAIMANTS),
+        lambda name: release_claims(settings, frozenset({name}) & CLAIMANTS),
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _request_stop)
@@ -234,7 +239,7 @@ def exclusive(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _release(settings: WorkerSettings, dead: frozenset[str]) -> None:
+def release_claims(settings: WorkerSettings, dead: frozenset[str]) -> None:
     """Let the claims of dead workers go, where nobody else alive can hold one.
 
     With a database of its own that is so at the start, and when the one worker that
@@ -251,14 +256,15 @@ def _release(settings: WorkerSettings, dead: frozenset[str]) -> None:
     engine.dispose()
 
 
-def _start(tree: Tree, settings: WorkerSettings) -> None:
+def commands(settings: WorkerSettings) -> dict[str, tuple[str, ...]]:
+    """Return the command of each child by its name, in the order of their start."""
     python = sys.executable
-    if settings.broker_url is None:
-        _start_broker(tree, settings)
     worker = (python, "-m", "celery", "-A", "worker", "worker", "--loglevel=INFO")
     quiet = ("--without-gossip", "--without-mingle")
-    tree.start(
-        ANALYSIS,
+    found: dict[str, tuple[str, ...]] = {}
+    if settings.broker_url is None:
+        found[BROKER] = _broker_command(settings)
+    found[ANALYSIS] = (
         *worker,
         *quiet,
         f"--hostname={ANALYSIS}@%h",
@@ -266,8 +272,7 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         "--include=worker.tasks.analysis",
         f"--concurrency={settings.workers}",
     )
-    tree.start(
-        DISPATCH,
+    found[DISPATCH] = (
         *worker,
         *quiet,
         f"--hostname={DISPATCH}@%h",
@@ -275,33 +280,39 @@ def _start(tree: Tree, settings: WorkerSettings) -> None:
         "--include=worker.tasks.dispatch,worker.tasks.completeness,worker.tasks.delivery",
         "--concurrency=4",  # the sweep goes on while archives hang or are counted
     )
-    tree.start(
-        "beat",
+    found["beat"] = (
         *(python, "-m", "celery", "-A", "worker", "beat"),
         "--scheduler=celery.beat:Scheduler",  # keeps no file that a kill could tear
         "--pidfile=",
     )
-    tree.start("listener", python, "-m", "dicom_node")
+    found["listener"] = (python, "-m", "dicom_node")
     if settings.hl7_port is not None:
-        tree.start(HL7, python, "-m", "worker.hl7")
+        found[HL7] = (python, "-m", "worker.hl7")
     if settings.http_port:
-        tree.start("monitor", python, "-m", "worker.cli", "monitor")
+        found["monitor"] = (python, "-m", "worker.cli", "monitor")
+    return found
 
 
-def _start_broker(tree: Tree, settings: WorkerSettings) -> None:
-    path = settings.broker_socket
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+def _broker_command(settings: WorkerSettings) -> tuple[str, ...]:
     options = {
         "port": "0",
-        "unixsocket": str(path),
+        "unixsocket": str(settings.broker_socket),
         "unixsocketperm": "700",
         "save": "",
         "appendonly": "no",
         "dir": str(settings.data_dir),
     }
     arguments = [text for key, value in options.items() for text in (f"--{key}", value)]
-    tree.start(BROKER, str(get_binary_path()), *arguments)
+    return (str(get_binary_path()), *arguments)
+
+
+def _start(tree: Tree, settings: WorkerSettings) -> None:
+    if settings.broker_url is None:
+        path = settings.broker_socket
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+    for name, command in commands(settings).items():
+        tree.start(name, *command)
 
 
 def _await_ready(tree: Tree, settings: WorkerSettings) -> None:

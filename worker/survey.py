@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node import kept, ledger, pauses, purge
 from dicom_node.completeness import needs_count
 from dicom_node.errors import UnreadableObjectError
-from dicom_node.spool import DOCUMENTS, FILE_SUFFIX, INSTANCES, QUARANTINE, Spool
+from dicom_node.spool import INSTANCES, QUARANTINE, Spool
 from dicom_node.study import StudyState
 from dicom_node.tables import (
     AssociationRow,
@@ -26,7 +26,7 @@ from dicom_node.tables import (
     StudyRow,
 )
 from worker import keeping
-from worker.keeping import ORPHAN_AGE, KeptRecord
+from worker.keeping import KeptRecord
 from worker.reconciliation import Code, Finding, undelivered
 from worker.settings import WorkerSettings
 from worker.tables import CaseRow, ResultRow
@@ -147,18 +147,10 @@ def documents(session: Session, ground: Ground) -> Iterator[Finding]:
 
 def document_orphans(session: Session, ground: Ground) -> Iterator[Finding]:
     """Look for document files that no row names."""
-    known = set(session.scalars(select(DocumentRow.path)))
-    root = ground.spool.root
-    for absolute in (root / DOCUMENTS).glob(f"*/*{FILE_SUFFIX}"):
-        path = absolute.relative_to(root)
-        since = ground.spool.written_at(path)
-        if since is None or since > ground.at - ORPHAN_AGE:
-            continue
-        if path.as_posix() not in known:
-            detail = "a document's file has no row"
-            yield Finding(
-                Code.DOCUMENT_ORPHAN, path.as_posix(), detail, path=path.as_posix()
-            )
+    for path in keeping.loose_documents(session, ground.spool, ground.at):
+        name = path.as_posix()
+        detail = "a document's file has no row"
+        yield Finding(Code.DOCUMENT_ORPHAN, name, detail, path=name)
 
 
 def kept_files(session: Session, ground: Ground) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Results and pathology are append-only: a correction is a new row.
 
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
@@ -71,6 +72,10 @@ class MessageRow(Base):
     condition: Mapped[int | None]
     text: Mapped[str] = mapped_column(Text)
     conflicts: Mapped[int]
+
+
+HL7: Final = "HL7"
+"""Who recorded a result that came by message and fitted a case."""
 
 
 class SlndRow(Base):

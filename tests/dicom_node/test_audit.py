@@ -1,21 +1,25 @@
 """The audit trail: append-only, chained, and honest about what was done to it."""
 
+import base64
 import json
-import re
 import stat
 import threading
 from datetime import UTC, datetime
-from xml.etree import ElementTree as ET
+from io import BytesIO
 
 import pytest
 import sqlalchemy as sa
+from lxml import etree
+from pydicom import dcmread
 from pydicom.sr._concepts_dict import concepts
 from sqlalchemy.exc import DatabaseError
 
 from dicom_node import atna, audit, chain, db
+from dicom_node.atna import Origin
 from dicom_node.audit import Action, Code, Event, Kind, Trail
 from dicom_node.chain import Head
 from dicom_node.refusals import INTERVAL, Refusals
+from tests.audit_messages import SOURCE, check, details, parsed, place, things
 from tests.dicom_node.conftest import STUDY, T0, associate, receive
 from tests.peers import wait_until
 
@@ -89,7 +93,7 @@ def test_the_database_refuses_to_change_or_remove(sessions, trail, statement):
 SWAP = "UPDATE audit SET sequence = {} WHERE sequence = {}"
 COPY = (
     "INSERT INTO audit SELECT 9, at, code, kind, action, outcome, what, 'eve', host, "
-    "study, object_id, patient, detail, source, hash, hash FROM audit "
+    "study, object_id, patient, detail, source, hash, hash, peer, objects FROM audit "
     "WHERE sequence = 5"
 )
 
@@ -187,32 +191,102 @@ def test_entries_are_narrowed(sessions, trail):
         assert not list(audit.entries(session, actor="bob"))
 
 
+ORIGIN = Origin("SENTINODE", "worker-1")
+
+
 def test_a_line_is_rfc_5424_with_an_audit_message(sessions, trail):
     receive(sessions)
     append(
         sessions,
         trail,
-        event(detail='a "<b>"\nnext', actor="AE\x01", kind=Kind.START, host="10.0.0.7"),
+        event(detail='a "<b>"\nnext', actor="AE\x01", host="10.0.0.7"),
     )
     with sessions() as session:
         (entry,) = audit.entries(session)
-    line = atna.line(entry)
-    head, xml = line.split("\ufeff")
-    assert re.fullmatch(
-        r"<85>1 2026-03-04T10:00:00\.000000Z 10\.0\.0\.7 sentinode - DICOM\+RFC3881 - ",
-        head,
+    line = atna.line(entry, ORIGIN)
+    assert line.startswith(
+        "<85>1 2026-03-04T10:00:00.000000Z worker-1 sentinode - DICOM+RFC3881 - \ufeff"
     )
-    assert "\n" not in xml
-    root = ET.fromstring(xml)  # noqa: S314 - our own
-    assert root.find("EventIdentification/EventID").get("csd-code") == "110103"
+    assert "\n" not in line
+    root = parsed(line)
     assert root.find("EventIdentification").get("EventActionCode") == "U"
-    assert root.find("ActiveParticipant").get("UserID") == "AE?"
-    assert root.find("ActiveParticipant").get("NetworkAccessPointTypeCode") == "2"
-    objects = [
-        one.get("ParticipantObjectID")
-        for one in root.findall("ParticipantObjectIdentification")
+    who, process = root.findall("ActiveParticipant")
+    assert (who.get("UserID"), who.get("UserIsRequestor")) == ("AE?", "true")
+    assert who.get("NetworkAccessPointTypeCode") == "2"
+    assert process.get("AlternativeUserID") == "AETITLES=SENTINODE"
+    source = root.find("AuditSourceIdentification")
+    assert source.get("AuditSourceID") == "SENTINODE@worker-1"
+    assert [one.get("ParticipantObjectID") for one in things(root)] == [
+        *(STUDY, "a" * 64, "sentinode:audit:1"),
     ]
-    assert objects == [STUDY, "a" * 64, "sentinode:audit:1"]
+    assert details(things(root)[-1])["PurposeOfUse"] == "HRESCH"
+
+
+CT, SR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.88.34"
+
+
+@pytest.mark.parametrize("code", list(Code))
+@pytest.mark.parametrize("actor", ["anna", "sentinode"])
+def test_every_kind_of_event_is_as_the_standard_has_it(code, actor):
+    peer = "PACS@pacs.example:104" if code in WITH_PEER else None
+    kind = {Code.APPLICATION: Kind.START, Code.SECURITY_ALERT: Kind.NODE_AUTHENTICATION}
+    one = Event(
+        code,
+        Action.UPDATE,
+        "something",
+        actor,
+        study=STUDY,
+        object_id="thing",
+        kind=kind.get(code),
+        outcome=4,
+        patient="a" * 64,
+        peer=peer,
+        objects=f"{CT}=120,{SR}=1",
+    )
+    root = parsed(atna.line(audit.Entry(1, one, "0" * 64, "1" * 64), ORIGIN))
+    counts = {
+        each.get("UID"): each.get("NumberOfInstances") for each in root.iter("SOPClass")
+    }
+    assert counts == {CT: "120", SR: "1"}
+    assert place(root) == (1, "1" * 64)
+
+
+WITH_PEER = {Code.BEGIN_TRANSFERRING, Code.TRANSFERRED, Code.QUERY}
+
+
+@pytest.mark.parametrize(
+    ("peer", "user", "host", "kind"),
+    [
+        ("PACS@10.0.0.9:104", "PACS", "10.0.0.9", "2"),
+        ("PACS@[fe80::1]:104", "PACS", "[fe80::1]", "1"),
+        ("PACS@pacs", "PACS", "pacs", "1"),
+        ("https://pacs/dicom-web", "https://pacs/dicom-web", None, "5"),
+    ],
+)
+def test_the_other_side_is_named_with_its_access_point(peer, user, host, kind):
+    sent = Event(Code.TRANSFERRED, Action.READ, "x", "us", study=STUDY, peer=peer)
+    root = parsed(atna.line(audit.Entry(1, sent, "0" * 64, "1" * 64), ORIGIN))
+    ours, theirs = root.findall("ActiveParticipant")
+    assert theirs.get("UserID") == user
+    assert theirs.get("NetworkAccessPointID") == (host or peer)
+    assert theirs.get("NetworkAccessPointTypeCode") == kind
+    assert ours.find("RoleIDCode").get("csd-code") == SOURCE
+
+
+def test_a_query_is_told_as_the_standard_encodes_it():
+    asked = Event(Code.QUERY, Action.EXECUTE, "q", "us", study="1.2.345", peer="A@b:1")
+    root = parsed(atna.line(audit.Entry(1, asked, "0" * 64, "1" * 64), ORIGIN))
+    query = base64.b64decode(next(root.iter("ParticipantObjectQuery")).text)
+    identifier = dcmread(BytesIO(query), force=True)
+    assert identifier.QueryRetrieveLevel == "STUDY"
+    assert identifier.StudyInstanceUID == "1.2.345"
+    assert len(identifier) == 2
+
+
+def test_a_message_that_lacks_what_the_standard_demands_is_found():
+    root = etree.fromstring("<AuditMessage/>")
+    with pytest.raises(AssertionError):
+        check(root)
 
 
 def test_the_codes_have_the_meanings_of_the_dictionary():
@@ -223,6 +297,8 @@ def test_the_codes_have_the_meanings_of_the_dictionary():
     }
     assert set(atna.NAMES) == {*Code, *Kind}
     assert {code: known[code] for code in atna.NAMES} == atna.NAMES
+    others = (*atna.ROLES.values(), atna.STUDY_UID, atna.CLASS_UID, atna.NODE_ID)
+    assert all(known[code] == name for code, _, name in (*others, atna.FILES))
 
 
 def test_refusals_are_gathered(sessions, trail):

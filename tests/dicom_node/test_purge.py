@@ -73,7 +73,8 @@ def conclude(sessions, state: StudyState = StudyState.ANALYZED, uid=STUDY) -> No
     with sessions.begin() as session:
         claim = ledger.claim(session, uid, "test", timedelta(minutes=1), now())
         assert claim is not None
-        ledger.finish(session, claim, state, now())
+        reason = Reason.NO_ROI if state is StudyState.HELD else None
+        ledger.finish(session, claim, state, now(), reason)
 
 
 def purge_now(sessions, spool, uid=STUDY) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
 from dicom_node import retrieve
@@ -186,6 +187,33 @@ def test_an_archive_without_numbers_and_classes_is_asked_for_each_image(slices):
             str(slices[0].SeriesInstanceUID): 1
         }
     assert asked == ["STUDY", "SERIES", "IMAGE"] * 2
+
+
+def test_no_match_is_lost_on_a_busy_host(slices, monkeypatch):
+    """The reactor, slow to stop, must not take a response that a query waits for."""
+    wait = threading.Event.wait
+
+    def slow(event, timeout=None):
+        done = wait(event, timeout)
+        thread = threading.current_thread()
+        if isinstance(thread, Association) and thread.is_requestor:
+            until = time.monotonic() + 0.2
+            while thread.dimse.msg_queue.empty() and time.monotonic() < until:
+                time.sleep(0.001)
+        return done
+
+    found = match(StudyInstanceUID=slices[0].StudyInstanceUID)
+    counts = []
+    with Scp(lambda event: iter([(0xFF00, found)] * 20)) as peer:
+        monkeypatch.setattr(threading.Event, "wait", slow)
+        with retrieve.querying(peer, AET, TIMEOUT) as archive:
+            for _ in range(3):
+                counts.append(0)
+                for _ in retrieve.find(archive, "STUDY"):
+                    time.sleep(0.01)
+                    counts[-1] += 1
+        monkeypatch.undo()
+    assert counts == [20, 20, 20]
 
 
 def test_numbers_that_are_none_do_no_harm(slices):

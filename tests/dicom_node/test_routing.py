@@ -111,26 +111,73 @@ def test_a_destination_list_may_be_empty(tmp_path):
     assert becomes(text, tmp_path).destinations == ()
 
 
+R = '[[rule]]\nname = "r"\n'
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rule = 1", "rule"),
-        ('[[rule]]\nmatch = { PatientID = "x" }', "name"),
-        ('[[rule]]\nname = "r"\nmatch = { PatientIdent = "x" }', "PatientIdent"),
-        ('[[rule]]\nname = "r"\nmatch = { PatientID = "(" }', "regular expression"),
-        ('[[rule]]\nname = "r"\nmatch = { EchoTime = {} }', "min, max"),
-        ('[[rule]]\nname = "r"\nphase = "late"', "phase"),
-        ('[[rule]]\nname = "r"\ndestinations = ["nowhere"]', "destinations"),
-        ('[[rule]]\nname = "r"\nexclude = true\nphase = "post-1"', "neither phase"),
-        ('[[rule]]\nname = "r"\n[[rule]]\nname = "r"', "one name"),
-        ('unmatched = "drop"', "unmatched"),
-        ("[[rule", "not TOML"),
-        ('[[rule]]\nname = "r"\naction = "x"', "action"),
+        ("rule = 1", "rule: is not what it should be: write each rule under a line"),
+        ("rule = [1]", "rule 1: is not what it should be"),
+        ('[[rule]]\nmatch = { PatientID = "x" }', "rule 1, name: is missing: write"),
+        (
+            R + 'match = { PatientIdent = "x" }',
+            "rule 'r', match, PatientIdent: 'PatientI",
+        ),
+        (
+            R + 'match = { PatientID = "(" }',
+            "rule 'r', match, PatientID: '(' is no regu",
+        ),
+        (R + "match = { EchoTime = {} }", "rule 'r', match, EchoTime: give min, max"),
+        (
+            R + "match = { EchoTime = 3 }",
+            "rule 'r', match, EchoTime: is not what it sho",
+        ),
+        (
+            R + 'match = { EchoTime = {min = "x"} }',
+            "EchoTime, min: is not what it should",
+        ),
+        (
+            R + "match = { EchoTime = {least = 1} }",
+            "least: is not known: write one of mi",
+        ),
+        (R + 'match = "x"', "rule 'r', match: is not what it should be: write a table"),
+        (
+            R + 'phase = "late"',
+            "rule 'r', phase: is not what it should be: write \"pre\"",
+        ),
+        (
+            R + 'destinations = ["nowhere"]',
+            "rule 'r', destinations, value 1: 'nowhere'",
+        ),
+        (R + 'from = "MR1"', "rule 'r', from: is not what it should be: write a list"),
+        (
+            R + 'exclude = "maybe"',
+            "rule 'r', exclude: is not what it should be: write t",
+        ),
+        (
+            R + 'exclude = true\nphase = "post-1"',
+            "rule 'r': an excluded study has neithe",
+        ),
+        (R + R, "two rules have one name, 'r': give each its own"),
+        (
+            R + 'action = "x"',
+            "rule 'r', action: is not known: write one of name, from,",
+        ),
+        ('unmatched = "drop"', 'unmatched: is not what it should be: write "take"'),
+        ("[[rule", "is not TOML"),
     ],
 )
-def test_a_faulty_file_says_where(tmp_path, text, said):
-    with pytest.raises(SettingsError, match=said):
+def test_a_faulty_file_is_one_sentence_of_rule_field_and_what_to_write(
+    tmp_path, text, said
+):
+    with pytest.raises(SettingsError) as caught:
         rules(text, tmp_path)
+    message = str(caught.value)
+    assert said in message
+    assert "\n" not in message
+    for inside in ("pydantic", "Input", "Field", "Value error", "function-"):
+        assert inside not in message
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -13,7 +13,9 @@ from dicom_node.settings import (
     load,
     patient_secret,
 )
+from dicom_node.spelling import ELSEWHERE
 from dicom_node.study import Peer
+from training.settings import TrainingSettings
 
 GIVEN_KEY = "0123456789abcdef"
 
@@ -230,3 +232,44 @@ def test_the_new_name_of_a_setting_beats_the_old_one(monkeypatch):
     monkeypatch.setenv("SENTINODE_FORMER_TITLE", "OLD")
     monkeypatch.setenv("SENTINODE_AET", "NEW")
     assert load(NodeSettings).aet == "NEW"
+
+
+def test_what_the_file_names_and_is_no_setting_is_refused_with_what_was_meant(tmp_path):
+    (tmp_path / "sentinode.toml").write_text("quiet_peroid = 5\ntable.key = 1\n")
+    with pytest.raises(SettingsError) as caught:
+        load(NodeSettings)
+    said = str(caught.value).splitlines()
+    assert said == [
+        "sentinode.toml: quiet_peroid is no setting; is quiet_period meant?",
+        "sentinode.toml: table is no setting",
+    ]
+
+
+def test_the_listener_takes_a_file_with_settings_of_workers_and_trainer(tmp_path):
+    (tmp_path / "sentinode.toml").write_text(
+        "port = 5\nretrain_cases = 9\nworkers = 2\n"
+    )
+    assert load(NodeSettings).port == 5
+
+
+def test_every_setting_of_another_process_is_known_to_the_listener():
+    theirs = set(TrainingSettings.model_fields) - set(NodeSettings.model_fields)
+    assert theirs == ELSEWHERE
+
+
+def test_a_variable_that_is_no_setting_is_warned_of_once(monkeypatch, caplog):
+    monkeypatch.setenv("SENTINODE_QUIET_PERIODE", "5")
+    monkeypatch.setenv("SENTINODE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("SENTINODE_REAL_DATA", "/somewhere")
+    assert settings.ignored(NodeSettings) == {
+        "SENTINODE_QUIET_PERIODE": "SENTINODE_QUIET_PERIOD",
+        "SENTINODE_SERVICE_HOST": None,
+    }
+    load(NodeSettings)
+    load(NodeSettings)
+    said = [one.getMessage() for one in caplog.records]
+    nothing = "is no setting and does nothing"
+    assert said == [
+        f"SENTINODE_QUIET_PERIODE {nothing}; is SENTINODE_QUIET_PERIOD meant?",
+        f"SENTINODE_SERVICE_HOST {nothing}",
+    ]

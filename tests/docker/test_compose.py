@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from dicom_node.settings import NodeSettings
 from training import queues
 from training.settings import TrainingSettings
 
@@ -22,10 +23,15 @@ SECRET_WORDS = ("PASSWORD", "SECRET", "TOKEN")
 
 @pytest.fixture(scope="module")
 def config() -> dict:
+    return read("compose.yaml")
+
+
+def read(*files: str) -> dict:
     assert shutil.which("docker-compose"), "run `make peers`"
     done = subprocess.run(
         [
-            *("docker-compose", "--file", "compose.yaml"),
+            "docker-compose",
+            *(word for file in files for word in ("--file", file)),
             *("--env-file", "example.env"),
             *(word for profile in PROFILES for word in ("--profile", profile)),
             "config",
@@ -103,6 +109,31 @@ def test_only_the_listeners_face_the_network(config, services):
         assert str(port).startswith("127.0.0.1:")
     for name in ("postgres", "redis", "analysis", "beat", "migrate", "training-beat"):
         assert list(services[name]["networks"]) == ["inside"], name
+
+
+def test_tls_is_added_to_those_who_speak_dicom_and_loosens_nothing(services):
+    with_tls = read("compose.yaml", "compose.tls.yaml")["services"]
+    changed = {
+        name
+        for name in services
+        if services[name].get("environment") != with_tls[name].get("environment")
+    }
+    assert changed == {"listener", "dispatch", "delivery"}
+    assert len(with_tls["listener"]["ports"]) == 2
+    fields = {f"SENTINODE_{name.upper()}" for name in NodeSettings.model_fields}
+    for name in changed:
+        before, after = services[name], with_tls[name]
+        added = after["environment"].keys() - before["environment"].keys()
+        assert added <= fields
+        assert "SENTINODE_TLS_CA" in added
+        assert len(after["secrets"]) == len(before["secrets"]) + 1
+        for kept in ("read_only", "cap_drop", "security_opt", "user", "networks"):
+            assert plain(after)[kept] == plain(before)[kept]
+
+
+def plain(service: dict) -> dict:
+    """A service with the names of its networks, which are written in two ways."""
+    return {**service, "networks": list(service.get("networks") or ())}
 
 
 def test_nothing_starts_before_the_schema_is_there(services):

@@ -269,6 +269,8 @@ def test_the_network_is_closed_but_for_what_is_named():
     assert set(policies["nothing"]["spec"]["policyTypes"]) == {"Ingress", "Egress"}
     entered = [one for one in policies.values() if one["spec"].get("ingress")]
     assert [one["metadata"]["name"] for one in entered] == ["dicom-in", "prometheus-in"]
+    (dicom,) = policies["dicom-in"]["spec"]["ingress"]
+    assert {one["port"] for one in dicom["ports"]} == {11112, 2762}
 
 
 def test_a_listener_keeps_its_name_when_its_pod_is_replaced():

@@ -1,6 +1,8 @@
 """The locks of the images: whole, hashed, and the same versions everywhere."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -68,3 +70,68 @@ def test_the_images_read_their_locks_with_hashes_required():
     ]
     assert installs
     assert all("--require-hashes" in line for line in installs)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_pip_audit_reads_every_lock(name):
+    """As `make audit` does, without asking anybody for advisories."""
+    lock = DOCKER / "locks" / f"{name}.txt"
+    command = [*("-m", "pip_audit", "--dry-run", *AUDIT, "--requirement", str(lock))]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (audited,) = re.findall(r"would have audited (\d+) packages", done.stderr)
+    here = [
+        text
+        for text in re.split(r"\n(?! )", lock.read_text().strip())
+        if (marker := Requirement(requirement_of(text)).marker) is None
+        or marker.evaluate()
+    ]
+    assert int(audited) == len(here)
+
+
+AUDIT = ("--require-hashes", "--no-deps", "--disable-pip")
+
+
+def requirement_of(text: str) -> str:
+    return text.replace("\\\n", " ").partition(" --hash")[0].strip()
+
+
+def test_pip_audit_refuses_a_lock_without_a_hash(tmp_path):
+    lock = tmp_path / "lock.txt"
+    lock.write_text("click==8.3.1\n")
+    command = [sys.executable, "-m", "pip_audit", "--dry-run", *AUDIT, "-r", str(lock)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "hash" in done.stderr
+
+
+def test_make_audit_asks_about_every_lock():
+    makefile = (DOCKER.parent / "Makefile").read_text()
+    (recipe,) = re.findall(r"^audit:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert all(option in recipe for option in (*AUDIT, "docker/locks/"))
+    assert all(name in recipe for name in LOCKS)
+
+
+def test_every_image_holds_a_bill_of_materials_of_its_own_environment():
+    text = (DOCKER / "Dockerfile").read_text()
+    for target in ("node", "worker", "trainer"):
+        (built,) = re.findall(
+            rf"^FROM tools AS {target}-build$(.*?)^FROM base AS {target}$",
+            text,
+            re.MULTILINE | re.DOTALL,
+        )
+        assert "cyclonedx-py environment" in built
+        assert "--output-file /opt/sentinode/sbom.cdx.json" in built
+        (image,) = re.findall(
+            rf"^FROM base AS {target}$(.*?)(?=^FROM|\Z)", text, re.MULTILINE | re.DOTALL
+        )
+        assert 'org.sentinode.sbom="/opt/sentinode/sbom.cdx.json"' in image
+        assert f"COPY --from={target}-build /opt/sentinode /opt/sentinode" in image
+
+
+def test_the_base_image_can_be_pinned_by_its_content():
+    text = (DOCKER / "Dockerfile").read_text()
+    assert "FROM ${PYTHON_IMAGE}${PYTHON_DIGEST} AS base" in text
+    assert "PYTHON_DIGEST=@sha256:" in (DOCKER / "README.md").read_text()

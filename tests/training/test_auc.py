@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from training.statistics.auc import auc, auc_interval, delong_variance
@@ -57,7 +58,18 @@ def test_a_perfect_ranking_still_has_an_interval_within_bounds(sign, value):
 
     assert interval.value == value
     assert 0 <= interval.low < interval.high <= 1
-    assert interval.high - interval.low > 0.05
+    exact = binomtest(10 if value else 0, 10).proportion_ci(method="exact")
+    assert interval[1:] == pytest.approx((exact.low, exact.high))
+
+
+def test_the_interval_of_a_perfect_ranking_narrows_with_the_smaller_class():
+    def low(positives, negatives):
+        labels = np.repeat([0, 1], [negatives, positives])
+        return auc_interval(labels, np.arange(len(labels))).low
+
+    assert low(3, 500) == pytest.approx(low(500, 3))
+    assert low(3, 500) < low(10, 500) < low(60, 500)
+    assert low(60, 500) > 0.93
 
 
 def test_scores_that_are_all_equal_say_nothing():

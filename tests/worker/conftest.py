@@ -1,5 +1,6 @@
 """A ledger, a spool and both models, as one process of the worker has them."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ from pynetdicom.dsutils import encode
 from dicom_node import db, ledger, schema
 from dicom_node.db import now
 from dicom_node.intake import Intake, StoreRequest
-from dicom_node.ledger import QuietPeriods
+from dicom_node.ledger import Conflict, QuietPeriods
 from dicom_node.report.device import Device
 from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, ReceivedInstance, StudyUid
-from tests import dicom_objects
+from tests import dicom_objects, markers
 from tests.archives import Desk
 from tests.pathology_site import inbox_of
 from worker import models as model_store
@@ -58,9 +59,15 @@ class Bench:
         return arrivals[0].study_uid
 
     def _store(self, dataset: Dataset) -> ReceivedInstance:
+        kept = self.keep(dataset)
+        assert isinstance(kept, ReceivedInstance)
+        return kept
+
+    def keep(self, dataset: Dataset) -> ReceivedInstance | Conflict:
+        """Write an object's file, without its row."""
         syntax = dataset.file_meta.TransferSyntaxUID
         encoded = encode(dataset, syntax.is_implicit_VR, syntax.is_little_endian)
-        kept = self.intake.keep(
+        return self.intake.keep(
             StoreRequest(
                 sop_class_uid=dataset.SOPClassUID,
                 sop_instance_uid=dataset.SOPInstanceUID,
@@ -69,8 +76,6 @@ class Bench:
                 dataset=BytesIO(encoded),
             )
         )
-        assert isinstance(kept, ReceivedInstance)
-        return kept
 
     @property
     def intake(self) -> Intake:
@@ -144,8 +149,10 @@ def bench(settings: WorkerSettings) -> Iterator[Bench]:
     engine = db.connect(settings.database)
     settings.spool.mkdir(parents=True)  # as the listener does
     site = Site(db.writing(engine), Spool(settings.spool), settings, DEVICE)
-    yield Bench(site)
+    made = Bench(site)
+    yield made
     engine.dispose()
+    markers.look("a message", json.dumps(made.sent))
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,37 @@ import io
 import logging
 
 import pytest
+from kombu import Connection
 
 from dicom_node import logs
+from dicom_node.errors import SettingsError
+from dicom_node.settings import load
 from worker import queues
 from worker.app import create_app
+from worker.settings import WorkerSettings
 
 
 @pytest.fixture
 def app(settings):
     return create_app(settings)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://r:6379/0", "rediss://r/0", "amqp://user@mq:5672//", "amqps://mq/v"]
+)
+def test_a_broker_speaks_redis_or_amqp(settings, tmp_path, url):
+    (tmp_path / "password").write_text("s/c:t@\n")
+    named = {"broker_url": url, "broker_password_file": tmp_path / "password"}
+    read = load(WorkerSettings, data_dir=settings.data_dir, **named)
+    broker = Connection(read.broker)
+    assert broker.password == "s/c:t@"  # noqa: S105 - of the test
+    assert broker.virtual_host == Connection(url).virtual_host
+
+
+def test_another_kind_of_broker_is_refused_without_its_password(settings):
+    with pytest.raises(SettingsError, match="begin with one of redis://") as refused:
+        load(WorkerSettings, data_dir=settings.data_dir, broker_url="sqs://me:secret@x")
+    assert "secret" not in str(refused.value)
 
 
 def test_every_task_has_a_hard_time_limit(app, settings):

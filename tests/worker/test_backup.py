@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dicom_node import db, outbox
+from dicom_node.audit import HEAD_FILE
 from dicom_node.db import now
 from dicom_node.settings import load, patient_secret
 from dicom_node.spool import Spool
@@ -98,6 +99,24 @@ def test_what_is_restored_elsewhere_is_what_was_there(bench, study, copied, else
     assert files(elsewhere.spool) == spool
     assert patient_secret(elsewhere) == secret
     assert shown(elsewhere, "models", "list")
+
+
+def test_the_audit_trail_holds_after_a_restore(bench, sent, tmp_path, elsewhere):
+    call(bench.site.settings, "queue", "pause", "delivery", "--why", "an entry")
+    call(bench.site.settings, "backup", "--out", tmp_path / "backup")
+    call(elsewhere, "restore", tmp_path / "backup")
+    assert (elsewhere.data_dir / HEAD_FILE).is_file()
+    done = call(elsewhere, "audit", "verify")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_backup_is_checked_without_an_installation(copied, monkeypatch):
+    monkeypatch.delenv("SENTINODE_DATA_DIR", raising=False)
+    whole = CliRunner().invoke(main, ["restore", str(copied), "--check"])
+    nowhere = CliRunner().invoke(main, ["restore", str(copied)])
+
+    assert (whole.exit_code, nowhere.exit_code) == (0, 2)
+    assert "is whole" in whole.stdout
 
 
 def test_what_was_sent_before_a_restore_is_not_sent_again(sent, copied, elsewhere):

@@ -340,6 +340,16 @@ def test_looking_creates_no_database(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_password_on_the_command_line_is_warned_of(tmp_path):
+    for secret, warned in ((":hunter2", True), ("", False)):
+        url = f"postgresql+psycopg://user{secret}@127.0.0.1:9/none"
+        options = ("--data-dir", str(tmp_path), "--database-url", url)
+        done = CliRunner().invoke(main, ["studies", "list", *options])
+        assert done.exit_code == 1
+        assert ("set SENTINODE_DATABASE_PASSWORD_FILE" in done.stderr) is warned
+        assert "hunter2" not in done.output
+
+
 def test_a_port_that_is_taken_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -432,3 +442,21 @@ def test_what_is_not_checked_of_a_model_is_said(run, bench):
         assert "size of the rectangle: not checked" in said
         assert "features: not checked" in said
     assert gate["ok"]
+
+
+def test_a_misspelt_variable_fails_the_doctor_and_a_foreign_one_is_named(
+    run, monkeypatch
+):
+    def settings():
+        checks = json.loads(run("doctor", "--json").stdout)["checks"]
+        (found,) = [one for one in checks if one["name"] == "settings"]
+        return found
+
+    monkeypatch.setenv("SENTINODE_SERVICE_HOST", "10.0.0.1")
+    foreign = settings()
+    monkeypatch.setenv("SENTINODE_RETENSION_DAYS", "30")
+    misspelt = settings()
+    assert foreign["ok"]
+    assert "SENTINODE_SERVICE_HOST" in foreign["detail"]
+    assert not misspelt["ok"]
+    assert "is SENTINODE_RETENTION_DAYS meant?" in misspelt["detail"]

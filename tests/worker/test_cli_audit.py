@@ -2,17 +2,19 @@
 
 import json
 import stat
-from xml.etree import ElementTree as ET
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from dicom_node import audit, ledger, outbox, schema
+from dicom_node import audit, ledger, outbox, schema, transfers
 from dicom_node.db import now
 from dicom_node.errors import PermanentError, StudyNotFoundError
+from dicom_node.ledger import Association
 from dicom_node.tables import AuditRow, DeliveryRow, DeliveryState
-from tests import dicom_objects
+from dicom_node.transfers import Went
+from tests.audit_messages import parsed, place
 from worker import chronicle
 from worker.cli import main, up
 from worker.erasure import erase
@@ -47,7 +49,7 @@ def said(run):
 def test_what_a_person_does_to_a_study_is_entered(bench, run, slices, mark):
     uid = bench.receive(*slices, mark)
     run("studies", "complete", uid)
-    run("studies", "hold", uid, "--why", f"because of {dicom_objects.PATIENT}")
+    run("studies", "hold", uid, "--why", "because of Somebody^Else")
     run("studies", "requeue", uid)
     run("studies", "ignore", uid, "--why", "a phantom")
     run("studies", "requeue", uid)
@@ -76,7 +78,7 @@ def test_what_a_person_does_to_a_study_is_entered(bench, run, slices, mark):
     assert {one["study_uid"] for one in found if one["event_id"] == "110103"} == {uid}
     assert found[-1]["action"] == "R"
     assert len(found[0]["patient_key"]) == 64
-    assert dicom_objects.PATIENT not in json.dumps(found)
+    assert "Somebody" not in json.dumps(found)
     assert run("audit", "verify", "--json")["holds"]
 
 
@@ -117,11 +119,21 @@ def test_models_in_service_are_entered_once(bench, run, trail):
     assert said(run) == ["model activated"] * len(listed)
 
 
-def test_what_the_service_does_is_followed_once(bench, run, study, trail):
+def transferred(bench, study, *, ends=True):
+    """Enter an association that sent the documents of a study, as a delivery does."""
     with bench.sessions.begin() as session:
+        one = transfers.begin(session, "PACS@127.0.0.1:9", [study], now())
+        documents = [one.sop_instance_uid for one in outbox.deliveries(session)]
         session.execute(
             sa.update(DeliveryRow).values(state=DeliveryState.SENT, sent_at=now())
         )
+        if ends:
+            went = {study: Went(documents, failed=1, answered=True)}
+            transfers.end(session, one, went, now())
+
+
+def test_what_the_service_does_is_followed_once(bench, run, study, trail):
+    transferred(bench, study)
     assert chronicle.pending(bench.sessions)
     with bench.sessions.begin() as session:
         assert chronicle.follow(session, trail) == 4
@@ -133,13 +145,68 @@ def test_what_the_service_does_is_followed_once(bench, run, study, trail):
     assert [one["what"] for one in found] == [
         "study received",
         "result created",
-        "document sent",
-        "document sent",
+        "transfer begun",
+        "documents sent",
     ]
     assert found[0]["actor"] == "PACS"
-    with bench.sessions.begin() as session:  # sent again: a time of its own
-        session.execute(sa.update(DeliveryRow).values(sent_at=now()))
+    assert found[3]["peer"] == "PACS@127.0.0.1:9"
+    assert found[3]["detail"] == "2 documents to PACS@127.0.0.1:9, 1 not taken"
+    assert found[3]["outcome"] == 4
+    transferred(bench, study)  # sent again: an association of its own
+    with bench.sessions.begin() as session:
         assert chronicle.follow(session, trail) == 2
+
+
+def test_a_transfer_whose_process_was_killed_is_told_by_its_deliveries(
+    bench, run, study, trail
+):
+    transferred(bench, study, ends=False)
+    later = now() + chronicle.DEAD_AFTER * 1.1
+    with bench.sessions.begin() as session:
+        assert chronicle.follow(session, trail) == 3
+        assert chronicle.follow(session, trail, later) == 1
+    (*_, last) = entries(run, "--study", study)
+    assert last["detail"].startswith("2 documents")
+    assert "its end was not seen" in last["detail"]
+
+
+def test_a_transfer_that_reached_nobody_was_none(bench, study, trail):
+    with bench.sessions.begin() as session:
+        one = transfers.begin(session, "PACS@127.0.0.1:9", [study], now())
+        transfers.end(session, one, {study: Went(failed=2)}, now())
+        assert chronicle.follow(session, trail) == 2
+
+
+def test_old_rows_are_not_looked_at_again(bench, study, trail):
+    with bench.sessions.begin() as session:
+        while chronicle.follow(session, trail):
+            pass
+        session.execute(sa.text("DROP TRIGGER audit_no_delete"))
+        session.execute(sa.delete(AuditRow))
+        assert chronicle.follow(session, trail) == 2  # within the mark's day
+        later = now() + chronicle.LAG * 2
+        assert chronicle.follow(session, trail, later) == 0
+        session.execute(sa.delete(AuditRow))
+        assert chronicle.follow(session, trail, later) == 0
+
+
+def test_what_an_association_brought_is_counted_by_sop_class(bench, run, trail, slices):
+    association = Association("a1", "SENTINODE@host:11112", "SCANNER", "10.0.0.7")
+    uid = slices[0].StudyInstanceUID
+    bench.receive(*slices)
+    for number, stored in (("a1", {uid: {"1.2.3": 4}}), ("a2", None)):
+        with bench.sessions.begin() as session:
+            one = replace(association, association_id=number)
+            ledger.open_association(session, one, now())
+            ledger.carries(session, number, uid)
+            ledger.close_association(session, number, now(), stored)
+    with bench.sessions.begin() as session:
+        assert chronicle.follow(session, trail) == 2
+    whole, cut = entries(run)
+    assert (whole["actor"], whole["host"]) == ("SCANNER", "10.0.0.7")
+    assert whole["peer"] == "SENTINODE@host:11112"
+    assert whole["detail"] == "4 instances"
+    assert (cut["outcome"], whole["outcome"]) == (4, 0)
 
 
 def test_an_erasure_leaves_its_entries_and_those_of_the_study(bench, run, study, trail):
@@ -203,8 +270,7 @@ def test_an_export_is_lines_of_syslog_and_an_entry(run, study, tmp_path):
     assert run("audit", "export", str(out), "--json")["entries"] == 2
     lines = out.read_text(encoding="utf-8").splitlines()
     assert all(line.startswith("<85>1 ") for line in lines)
-    root = ET.fromstring(lines[0].split("\ufeff")[1])  # noqa: S314 - our own
-    assert root.tag == "AuditMessage"
+    assert [place(parsed(one))[0] for one in lines] == [1, 2]
     assert said(run) == ["studies show --phi", "audit export"]
     assert "cannot be written" in run(
         "audit", "export", str(tmp_path / "no" / "x"), code=1
@@ -236,3 +302,40 @@ def test_start_and_stop_are_entered_even_after_a_failure(bench, run):
 
 def test_dates_that_are_none_are_wrong_usage(run):
     run("audit", "list", "--since", "yesterday", code=2)
+
+
+def test_what_a_collector_holds_shows_what_was_cut_off_or_rewritten(
+    bench, run, study, tmp_path
+):
+    for _ in range(3):
+        run("studies", "show", study, "--phi")
+    out = tmp_path / "collected.log"
+    run("audit", "export", str(out))
+    assert run("audit", "verify", "--against", str(out), "--json")["entries"] == 4
+    tamper(bench, "DELETE FROM audit WHERE sequence > 2")
+    (bench.site.settings.data_dir / "audit.head").unlink()  # by who has this host too
+    assert "holds" not in run("audit", "verify", "--no-head", code=0)
+    done = run("audit", "verify", "--no-head", "--against", str(out), code=1)
+    assert "entry 3 does not hold" in done
+    assert "the newest 2 of 4 entries are gone" in done
+
+    run("studies", "show", study, "--phi")  # the chain grows again, with the key
+    run("studies", "show", study, "--phi")
+    done = run("audit", "verify", "--no-head", "--against", str(out), code=1)
+    assert "entry 3 does not hold" in done
+    assert "rewritten" in done
+
+    out.write_text("something else\n")
+    assert "holds no entry" in run("audit", "verify", "--against", str(out), code=1)
+
+
+def test_entries_are_sent_again_only_where_there_is_a_collector(run, study):
+    assert "SENTINODE_AUDIT_SYSLOG" in run("audit", "resend", "--from", "1", code=1)
+
+
+def test_an_export_of_results_and_a_backup_are_entered(run, study, tmp_path):
+    run("results", "export", "--out", str(tmp_path / "results.csv"))
+    run("backup", "--out", str(tmp_path / "backup"))
+    found = entries(run)
+    assert [one["what"] for one in found] == ["results export", "backup"]
+    assert {one["event_id"] for one in found} == {"110106"}

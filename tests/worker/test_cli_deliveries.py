@@ -109,6 +109,8 @@ def test_one_delivery_is_shown_with_its_requests(desk, archive, run):
 def test_a_delivery_is_cancelled_once_and_never_after_it_was_sent(desk, archive, run):
     desk.result("r1", peer := archive.start())
     first, second = (one["delivery_id"] for one in listed(run))
+    assert run("cancel", first, "--dry-run") == "would be cancelled\n"
+    assert [one["state"] for one in listed(run)] == ["due", "due"]
     assert run("cancel", first) == "cancelled\n"
     assert "was cancelled" in run("cancel", first, code=4)
     desk.deliver(peer)
@@ -116,4 +118,5 @@ def test_a_delivery_is_cancelled_once_and_never_after_it_was_sent(desk, archive,
     assert "was committed" in run("cancel", second, code=4)
     assert len(archive.received) == 1
     run("cancel", "nothing", code=3)
+    run("cancel", "nothing", "--dry-run", code=3)
     assert run("retry", first) == "1 due now\n"

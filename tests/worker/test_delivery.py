@@ -345,6 +345,20 @@ def test_trying_ends_after_the_time_that_the_site_set(desk):
     assert states(desk) == ["failed", "failed"]
 
 
+def test_the_site_says_how_long_a_failed_delivery_waits(desk):
+    gone = Peer("GONE", "127.0.0.1", 1)
+    desk = desk.with_settings(retry_after=timedelta(seconds=2))
+    desk.result("r1", gone)
+    waits = []
+    for _ in range(3):
+        desk.sweep()
+        with desk.sessions() as session:
+            next_at = outbox.deliveries(session)[0].next_attempt_at
+        waits.append((next_at - desk.at).total_seconds())
+        desk.at = next_at
+    assert waits == [2, 10, 30]
+
+
 def test_a_damaged_document_is_never_sent(desk, archive):
     desk.result("r1", peer := archive.start())
     with desk.sessions() as session:

@@ -146,7 +146,9 @@ def test_an_archive_that_is_not_there_is_a_failure(run):
         (("fetch", "--from", "PACS@127.0.0.1:9"), 2),
         (("fetch", "--from", "PACS@127.0.0.1:9", "--date", "yesterday"), 2),
         (("fetch", "--from", "nowhere", "--study", "1.2.3"), 2),
-        (("fetch", "--study", "1.2.3"), 1),
+        (("fetch", "--study", "1.2.3"), 2),
+        (("fetch", "--study", "1.2*", "--from", "PACS@127.0.0.1:9"), 2),
+        (("fetch", "--date", "20260301-20260201", "--from", "PACS@127.0.0.1:9"), 2),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_asked(bench, run, arguments, code):

@@ -17,6 +17,7 @@ from hl7.client import MLLPClient
 from dicom_node import db, mllp, schema
 from dicom_node.errors import SettingsError
 from dicom_node.settings import load
+from tests.certificates import Hospital
 from tests.pathology_messages import (
     END,
     VT,
@@ -261,6 +262,36 @@ def test_tls_demands_a_client_of_the_authority(authority, certificates, tmp_path
     assert [*strangers, VT in unencrypted] == [b"", b"", False]
 
 
+def test_a_bad_tls_client_is_refused_with_its_reason(tmp_path):
+    hospital = Hospital(tmp_path / "hospital")
+    files = {
+        "hl7_tls_certificate": hospital.ours.certificate,
+        "hl7_tls_key": hospital.ours.key,
+        "hl7_tls_client_ca": hospital.ca,
+    }
+    old = ssl.create_default_context(cafile=hospital.ca)
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.minimum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    expired = ssl.create_default_context(cafile=hospital.ca)
+    expired.load_cert_chain(hospital.expired.certificate, hospital.expired.key)
+    nameless = ssl.create_default_context(cafile=hospital.ca)
+    with listening(tmp_path, **files) as (port, log, url):
+        answers = [attempt(port, context) for context in (old, expired, nameless)]
+        assert VT not in attempt(port, None)
+        wait_until(lambda: 'it speaks no TLS"' in log.read_text(), "the reasons", 10)
+        kept = parked_at(url)
+    assert (answers, kept) == ([b""] * 3, 0)
+    for why in (
+        "it speaks no TLS from version 1.2 on",
+        "its certificate is refused: certificate has expired",
+        "it showed no certificate",
+    ):
+        assert f"HL7 connection refused: {why}" in log.read_text()
+
+
 def attempt(port: int, context: ssl.SSLContext | None) -> bytes:
     """Return what a caller is answered, b"" when it is turned away."""
     try:
@@ -280,8 +311,8 @@ def test_half_of_the_tls_files_is_a_wrong_setting(certificates, tmp_path):
         (certificate, key, key),
     ):
         with pytest.raises(SettingsError, match="TLS"):
-            mllp.tls(*files)
-    assert mllp.tls(None, None, None) is None
+            mllp.secured(*files)
+    assert mllp.secured(None, None, None) is None
 
 
 def test_a_wrong_setting_or_a_taken_port_is_one_sentence(tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy.exc import OperationalError
 
-from dicom_node import ledger, media
+from dicom_node import audit, ledger, media
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.study import StudyState, StudyUid
 from tests import dicom_objects
@@ -64,6 +65,38 @@ def test_other_bytes_under_a_known_uid_are_a_conflict(bench, slices, run, tmp_pa
     slices[0].PixelData = bytes(len(slices[0].PixelData))
     found = run(write(tmp_path / "two", slices[0]))
     assert found["counts"] == {"conflict": 1}
+
+
+def test_each_study_is_in_the_audit_trail_from_its_first_object_on(
+    bench, slices, run, tmp_path
+):
+    run(write(tmp_path / "cd", *slices, *dicom_objects.fresh_study("beside")))
+    with bench.sessions() as session:
+        known = {one.study_uid for one in ledger.studies(session)}
+        entered = [one.event for one in audit.entries(session)]
+    imports = [one for one in entered if one.what == "import"]
+    assert len(imports) == 2
+    assert {one.study for one in imports} == known
+
+
+def test_a_study_whose_audit_entry_fails_is_not_taken_in(
+    bench, slices, tmp_path, monkeypatch
+):
+    def full(*_: object) -> None:
+        raise OperationalError("insert into audit", {}, Exception("disk is full"))
+
+    folder = write(tmp_path / "cd", *slices)
+    monkeypatch.setattr(audit, "record", full)
+    data_dir = ("--data-dir", str(bench.site.settings.data_dir))
+    done = CliRunner().invoke(main, ["import", str(folder), *data_dir])
+    monkeypatch.undo()
+
+    assert done.exit_code == 1
+    with bench.sessions() as session:
+        assert ledger.studies(session) == []
+    again = CliRunner().invoke(main, ["import", str(folder), *data_dir])
+    assert again.exit_code == 0
+    assert bench.study(StudyUid(str(slices[0].StudyInstanceUID)))
 
 
 def test_a_dry_run_stores_nothing(bench, slices, run, tmp_path):

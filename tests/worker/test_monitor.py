@@ -15,6 +15,7 @@ from dicom_node.study import Reason
 from dicom_node.tables import Pausable
 from tests.monitored import Served, browse, failed_study, held_study, pages_of
 from tests.worker.test_metrics import samples
+from worker.monitor import html
 from worker.monitor import server as http_server
 from worker.monitor.readiness import Check, Probe, Readiness
 from worker.monitor.server import Guard
@@ -185,6 +186,40 @@ def test_a_token_is_asked_for_where_one_is_set(guarded):
     assert json.loads(guarded.get("/readyz").text) == {"ready": True}
 
 
+def test_guessing_the_token_gains_nothing_and_locks_nobody_out(guarded):
+    guesses = [TOKEN[:-1], TOKEN + "x", TOKEN.upper() + "x", "", "\x00", "é" * 16]
+    for guess in (*guesses, *(f"guess-{n:010}" for n in range(200))):
+        said = f"Bearer {guess}".encode("latin-1", "replace").decode("latin-1")
+        try:
+            assert guarded.get("/metrics", Authorization=said).status in {400, 401}
+        except ValueError:
+            assert "\x00" in guess  # no client sends it
+    assert guarded.get("/metrics", Authorization=f"Bearer {TOKEN}").status == 200
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET /%0d%0aSet-Cookie:%20a=b HTTP/1.1",
+        b"GET /\rSet-Cookie: a=b HTTP/1.1",
+        b"GET /?a=%0d%0aX-Marker:1 HTTP/1.1",
+        b"GET http://evil.example/%0d%0aX-Marker:1 HTTP/1.1",
+    ],
+)
+def test_nothing_of_a_request_becomes_a_header_or_a_line_of_the_log(
+    guarded, caplog, line
+):
+    end = b"\r\nHost: localhost\r\nAuthorization: Bearer x\x0bX-Marker: 1\r\n"
+    with socket.create_connection(guarded.address, timeout=10) as raw:
+        raw.sendall(line + end + b"Connection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    assert head.split()[1] in {b"400", b"401", b"403", b"404"}
+    assert b"set-cookie" not in head
+    assert b"x-marker" not in head
+    assert "\r" not in caplog.text
+
+
 def test_a_short_token_is_refused(tmp_path):
     path = tmp_path / "token"
     path.write_text("short")
@@ -258,3 +293,18 @@ def test_a_browser_shows_the_page(bench, served, study, held, tmp_path):
         assert f'id="{part}"' in dom
     assert "no_roi" in dom
     assert "analysis_error" in dom
+
+
+def test_on_a_telephone_a_model_name_is_read_in_one_line(tmp_path):
+    row = ("NSLN", html.code("resnet18-nsln@20261124-3f505cd2"), 0.47, "manifest")
+    table = html.section("models", "Models", ("stage", "model", "at", "set by"), [row])
+    page = tmp_path / "page.html"
+    page.write_text(
+        f"<!doctype html><title></title>"
+        f"<iframe width=390 srcdoc='<!doctype html><style>{html.STYLE}</style>"
+        f"{table}'></iframe><script>onload = () => {{ const page = document"
+        ".querySelector('iframe').contentDocument; document.title = page"
+        ".querySelector('code').getClientRects().length }</script>"
+    )
+
+    assert "<title>1</title>" in browse(tmp_path, "--dump-dom", page.as_uri())

@@ -21,3 +21,11 @@ def test_every_reason_has_the_one_advice():
 def test_every_command_that_is_named_exists():
     named = set(re.findall(r"sentinode (\w+)", TEXT))
     assert named <= set(COMMANDS)
+
+
+def test_how_to_encrypt_each_store_is_written_down():
+    (section,) = re.findall(
+        r"## Encryption at rest\n(.*?)(?=\n## |\Z)", TEXT, re.DOTALL
+    )
+    for word in ("LUKS", "PostgreSQL", "SSE", "backups", "swap", "Kubernetes"):
+        assert word in section

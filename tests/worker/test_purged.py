@@ -466,6 +466,23 @@ def test_files_that_no_result_keeps_are_dropped_after_a_while(bench, analysed, s
     assert len(list(kept.files(spool))) == 2
 
 
+def test_documents_of_a_killed_analysis_are_dropped_after_a_while(
+    bench, analysed, store
+):
+    spool = bench.site.spool
+    content = b"frozen, and then its worker was killed before it could commit"
+    path = spool.write_document(hashlib.sha256(content).hexdigest(), content)
+    (result,) = bench.results(analysed)
+
+    with bench.sessions.begin() as session:
+        soon = keeping.reconcile(session, spool, now())
+        later = keeping.reconcile(session, spool, now() + 2 * keeping.ORPHAN_AGE)
+        documents = outbox.documents(session, result.result_id)
+    assert (soon, later) == (0, 1)
+    assert not spool.absolute(path).exists()
+    assert all(spool.absolute(one.path).is_file() for one in documents)
+
+
 KILLED = """
 import os, sys
 from dicom_node import db, purge

@@ -78,7 +78,6 @@ def test_options_narrow(bench, study, run):
         (1, ("--state", "analyzed")),
         (0, ("--state", "held")),
         (1, ("--model", model.model)),
-        (0, ("--model", "other@1")),
         (1, ("--score-min", str(score - 0.01), "--score-max", str(score + 0.01))),
         (0, ("--score-min", str(min(score + 0.01, 1)))),
         (1, ("--studied-since", "2026-03-04", "--studied-until", "2026-03-04")),
@@ -88,6 +87,39 @@ def test_options_narrow(bench, study, run):
         (0, ("--patient-id", "somebody else")),
     ):
         assert plan(run, *arguments)["matched"] == matches, arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--model", "other@1"), 3, "no result is of the model other@1; there are"),
+        (("--score-min", "0.9", "--score-max", "0.1"), 2, "nothing can match"),
+        (("--everything", "--refetch"), 2, "--from roi alone"),
+    ],
+)
+def test_a_choice_that_can_match_nothing_is_refused(study, run, arguments, code, said):
+    done = run("studies", "reprocess", "--dry-run", *arguments, code=code)
+    assert said in done
+
+
+def test_the_list_is_narrowed_by_the_same_options(bench, study, run):
+    score = newest(bench, study).stages[0].probability
+    for expected, arguments in (
+        ([study], ()),
+        ([study], ("--state", "analyzed", "--score-max", str(score))),
+        ([], ("--reason", "no_roi")),
+        ([study], ("--patient-id", PATIENT_ID)),
+    ):
+        found = run("studies", "list", "--json", *arguments)
+        assert [one["study_uid"] for one in found] == expected, arguments
+
+
+def test_what_was_purged_with_its_slice_is_not_reported_anew(bench, study, run, source):
+    run("studies", "purge", study, "--with-kept", "--yes")
+    found = plan(run, "--state", "analyzed", "--from", "report")
+    assert found["passed_over"] == {
+        "purged with what was kept: use --from roi --refetch": 1
+    }
 
 
 def test_the_patient_may_come_from_stdin(study, run):

@@ -94,8 +94,28 @@ def test_a_purged_study_is_routed_by_what_was_kept(bench, slices, mark, source, 
     data_dir = ("--data-dir", str(bench.site.settings.data_dir))
     done = CliRunner().invoke(main, ["studies", "reprocess", uid, *data_dir])
     assert done.exit_code == 0, done.output
+    path = str(bench.site.settings.routing)
+    tried = CliRunner().invoke(main, ["rules", "test", path, "--json", *data_dir])
+    assert json.loads(tried.stdout)[0]["rule"] == "b"
     assert analyze(uid, bench.site, source)
     assert bench.study(uid).state is StudyState.ANALYZED
+
+
+def test_the_doctor_says_that_a_faulty_file_holds_everything_up(
+    bench, tmp_path, monkeypatch
+):
+    path = tmp_path / "rules.toml"
+    monkeypatch.setenv("SENTINODE_ROUTING", str(path))
+    seen = []
+    for text in (EXCLUDED, "rule = 1"):
+        path.write_text(text)
+        data_dir = ("--data-dir", str(bench.site.settings.data_dir))
+        done = CliRunner().invoke(main, ["doctor", "--json", *data_dir])
+        checks = json.loads(done.stdout)["checks"]
+        seen += [one for one in checks if one["name"] == "routing rules"]
+
+    assert [one["ok"] for one in seen] == [True, False]
+    assert "studies wait" in seen[1]["detail"]
 
 
 def test_the_command_tries_rules_on_studies_and_on_files(

@@ -263,6 +263,21 @@ def test_an_unknown_patient_waits_until_the_study_is_analysed(
     assert bench.results(uid)[0].slnd.result == "positive"
 
 
+def test_of_a_side_without_a_case_the_patient_is_not_called_unknown_any_more(
+    bench, box, slices, mark, source
+):
+    send(box, order(side="Right axilla"), patient=patient_of(slices))
+    (before,) = parked(bench)
+    uid = bench.receive(*slices, mark)
+    bench.queue(uid)
+    analyze(uid, bench.site, source)
+    later = now() + RETRY_AFTER + timedelta(seconds=1)
+    sweep(bench.sessions, bench.broker, bench.site.settings, later)
+
+    (after,) = parked(bench)
+    assert (before.reason, after.reason) == ("unknown_patient", "no_case")
+
+
 def test_a_result_and_its_withdrawal_that_both_waited_come_in_order(
     bench, box, slices, mark, source
 ):

@@ -1,5 +1,6 @@
 """`sentinode slnd` by hand and from a file, on one site."""
 
+import getpass
 import json
 
 import pytest
@@ -111,6 +112,9 @@ def test_a_person_resolves_or_discards_what_waits(run, bench, box, study, slices
     vague = run("slnd", "resolve", odd, "--yes")
     resolved = run("slnd", "resolve", odd, "--result", "negative", "--yes")
     twice = run("slnd", "resolve", odd, "--result", "negative", "--yes")
+    dry = run("slnd", "discard", sideless, "--dry-run")
+    assert "would be discarded" in dry.stdout
+    assert str(parked(bench)[0].parked_id) == sideless
     discarded = run("slnd", "discard", sideless, "--yes")
     wrong = run("slnd", "resolve", stranger, "--study", study, "--yes")
     nowhere = run("slnd", "resolve", stranger, "--yes")
@@ -122,6 +126,7 @@ def test_a_person_resolves_or_discards_what_waits(run, bench, box, study, slices
     assert history(bench, study) == ["negative"]
     assert [one.parked_id for one in parked(bench)] == [int(stranger)]
     assert any("discarded by" in one for one in said(bench, study))
+    assert f"side L: negative recorded by {getpass.getuser()}" in said(bench, study)
 
 
 HEAD = "patient_id,side,result,study_uid,deposit,performed_on,source,correction\n"

@@ -74,6 +74,21 @@ def test_a_message_in_a_long_queue_is_late_not_lost(bench, slices):
     assert len(bench.sent) == 1
 
 
+def test_a_queue_that_was_wiped_and_fills_again_holds_no_earlier_message(bench):
+    settings = bench.site.settings
+    wiped = bench.receive(*dicom_objects.fresh_study("before the wipe"))
+    sweep(bench.sessions, bench.broker, settings, now() + SOON)
+    bench.receive(*dicom_objects.fresh_study("after the wipe"))
+    sweep(bench.sessions, bench.broker, settings, now() + 10 * SOON)
+    bench.backlog = 1  # the message of the second alone
+    bench.sent.clear()
+
+    later = now() + settings.resend_after + 20 * SOON
+    sweep(bench.sessions, bench.broker, settings, later)
+
+    assert bench.sent == [(queues.ANALYZE, [wiped])]
+
+
 def test_messages_carry_identifiers_only(bench, slices, mark, source):
     uid = bench.receive(*slices, mark)
     sweep(bench.sessions, bench.broker, bench.site.settings, now() + SOON)

@@ -240,6 +240,22 @@ def test_a_new_release_is_taken_back_and_what_the_old_one_knows_is_as_it_was(
     assert shown(upgraded.site.settings, "results", "show", study)
 
 
+def test_what_a_downgrade_would_undo_is_said_and_nothing_is_undone(
+    old: str, upgraded: Bench
+):
+    settings = upgraded.site.settings
+    would = shown(settings, "db", "downgrade", FIRST, "--dry-run")["would_undo"]
+    unknown = call(settings, "db", "downgrade", "9999", "--dry-run")
+
+    assert [one["revision"] for one in would] == sorted(
+        (one["revision"] for one in would), reverse=True
+    )
+    assert would[0]["revision"] == schema.head()
+    assert FIRST not in {one["revision"] for one in would}
+    assert schema.is_current(old)
+    assert unknown.exit_code == 3
+
+
 def rows(engine: sa.Engine) -> dict[str, list]:
     """Return what the first release knows of, whatever the schema is now."""
     keys = ("study_uid", "state", "instances", "revision")

@@ -1,4 +1,7 @@
 import hashlib
+import io
+import pickle
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -7,7 +10,7 @@ from safetensors.torch import save
 
 from dicom_node.errors import ModelIntegrityError, SettingsError
 from dicom_node.findings import Proportion, Stage
-from worker import cascade
+from worker import cascade, models
 from worker import manifest as manifests
 from worker.manifest import (
     Architecture,
@@ -20,6 +23,7 @@ from worker.manifest import (
     QualityGate,
     TrainingRecord,
 )
+from worker.outcomes import Activation
 from worker.weights import FEATURE_MEAN, WHITENING, load_stage
 
 CPU = torch.device("cpu")
@@ -114,6 +118,96 @@ def test_a_pickle_is_not_read(tmp_path):
 
     with pytest.raises(ModelIntegrityError, match="does not fit"):
         load_stage(tmp_path, CPU)
+
+
+def pin(folder, content):
+    """Put bytes in the place of the weights, and their digest into the manifest."""
+    (folder / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    manifests.write(
+        folder, manifests.read(folder).model_copy(update={"weights_sha256": digest})
+    )
+
+
+class Bomb:
+    """An object whose unpickling would run code."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was read",)
+
+
+def torch_file(tensors):
+    stream = io.BytesIO()
+    torch.save(tensors, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda _: pickle.dumps(Bomb()), id="pickle"),
+        pytest.param(lambda _: torch_file({"x": Bomb()}), id="pt with code"),
+        pytest.param(torch_file, id="pt with the right weights"),
+        pytest.param(lambda _: b"", id="nothing"),
+        pytest.param(lambda _: b"\xff" * 8 + b"{}", id="a header that is too long"),
+    ],
+)
+def test_no_format_but_safetensors_is_read_whatever_the_manifest_says(
+    network, tmp_path, content
+):
+    write_model(tmp_path, network.state_dict())
+    pin(tmp_path, content(network.state_dict()))
+    with pytest.raises(ModelIntegrityError, match="does not fit"):
+        load_stage(tmp_path, CPU)
+    with pytest.raises(ModelIntegrityError, match="no safetensors file"):
+        models.verify(tmp_path)
+    with pytest.raises(ModelIntegrityError, match="no safetensors file"):
+        models.install(tmp_path, tmp_path / "models")
+
+
+@pytest.mark.parametrize("swapped", ["weights", "folder"])
+def test_a_link_to_other_weights_is_found(network, tmp_path, swapped):
+    """By the manifest, and where that was swapped too by what a person activated."""
+    ours, theirs = tmp_path / "m" / "1", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir(parents=True)
+    write_model(ours, network.state_dict())
+    activated = Activation(
+        *(1, Stage.SLN, "m", "1", manifests.read(ours).weights_sha256),
+        *(datetime(2026, 1, 1, tzinfo=UTC), "anna"),
+    )
+    other = {name: torch.zeros_like(one) for name, one in network.state_dict().items()}
+    write_model(theirs, other)
+    if swapped == "weights":
+        (ours / "model.safetensors").unlink()
+        (ours / "model.safetensors").symlink_to(theirs / "model.safetensors")
+        with pytest.raises(ModelIntegrityError, match="SHA-256"):
+            load_stage(ours, CPU)
+    else:
+        shutil.rmtree(ours)
+        ours.symlink_to(theirs)
+        found = load_stage(ours, CPU).manifest
+        with pytest.raises(ModelIntegrityError, match="activated were"):
+            models.check_activated(found, activated)
+
+
+def test_a_model_that_changes_while_it_is_installed_is_not_installed(
+    network, tmp_path, monkeypatch
+):
+    source = tmp_path / "source"
+    source.mkdir()
+    write_model(source, network.state_dict())
+    copy = shutil.copytree
+
+    def copied(where, target):
+        copy(where, target)
+        with (target / "model.safetensors").open("ab") as stream:
+            stream.write(b"x")
+
+    monkeypatch.setattr(models.shutil, "copytree", copied)
+    with pytest.raises(ModelIntegrityError):
+        models.install(source, tmp_path / "models")
+    assert not (tmp_path / "models" / "resnet18-sln" / "1").exists()
 
 
 def test_missing_weights_are_an_error_of_settings(network, tmp_path):

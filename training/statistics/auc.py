@@ -16,6 +16,8 @@ from dicom_node.findings import Z95
 
 MIN_VARIANCE = 1e-14  # below it two scores rank all pairs alike, but for rounding
 
+TAIL = 0.025  # of a 95% interval on either side
+
 
 class AucInterval(NamedTuple):
     """An AUC with its 95% interval, all in [0, 1]."""
@@ -101,21 +103,21 @@ def _variance(placements: _Placements) -> float:
 def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
     """Return the AUC with a 95% interval on the logit scale, so it stays in [0, 1].
 
-    A perfect AUC has no variance; it is taken half a pair away from its bound, with
-    the variance of a proportion of the smaller class.
+    A perfect AUC, or one of 0, has no variance. What can be said then is what a
+    proportion says: each case of the smaller class with another one of the larger are
+    pairs independent of each other, all ranked alike, so that the exact interval of
+    Clopper and Pearson holds, and errs to the wide side.
 
     Raises:
         ValueError: A class has fewer than two cases, or the lengths differ.
     """
     placements = _placements(labels, scores)
     value, variance = float(placements.positives.mean()), _variance(placements)
-    sizes = [len(part) for part in placements]
-    step = 0.5 / math.prod(sizes)
-    inner = min(max(value, step), 1 - step)
-    if inner != value:
-        variance = inner * (1 - inner) / min(sizes)
-    middle = math.log(inner / (1 - inner))
-    half = Z95 * math.sqrt(variance) / (inner * (1 - inner))
+    if value in {0.0, 1.0}:
+        reach = TAIL ** (1 / min(map(len, placements)))
+        return AucInterval(value, *((reach, 1.0) if value else (0.0, 1 - reach)))
+    middle = math.log(value / (1 - value))
+    half = Z95 * math.sqrt(variance) / (value * (1 - value))
     low, high = _expit(middle - half), _expit(middle + half)
     return AucInterval(value, min(low, value), max(high, value))
 

@@ -31,6 +31,7 @@ COMMANDS: Final = {
         "worker.cli.pathology",
         "Import labels and clinical variables for training.",
     ),
+    "patient": ("worker.cli.patient", "Take everything of a patient out."),
     "queue": ("worker.cli.queue", "What waits, what is paused; pause and resume."),
     "reconcile": ("worker.cli.reconcile", "Compare files, database and archives."),
     "restore": ("worker.cli.restore", "Put a backup into an empty folder."),

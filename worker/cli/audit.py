@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
-from dicom_node import atna, audit
-from dicom_node.audit import Action, Code, Entry, Event
+from dicom_node import atna, audit, chain, witness
+from dicom_node.atna import Origin
+from dicom_node.audit import Entry
 from dicom_node.chain import Head, Verdict
 from dicom_node.errors import SettingsError
+from worker import relay
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     UtcTime,
     json_option,
-    operator,
     print_json,
     print_table,
     rfc3339,
@@ -66,7 +68,7 @@ def list_entries(  # noqa: PLR0913 - one argument for each option
         return
     columns = (
         *("sequence", "at", "what", "actor", "host"),
-        *("study_uid", "object", "detail", "outcome"),
+        *("study_uid", "peer", "object", "detail", "outcome"),
     )
     print_table("Audit", columns, [[row[name] for name in columns] for row in rows])
 
@@ -84,6 +86,7 @@ def _document(entry: Entry) -> dict[str, Any]:
         "actor": one.actor,
         "host": one.host,
         "study_uid": one.study,
+        "peer": one.peer,
         "object": one.object_id,
         "patient_key": one.patient,
         "detail": one.detail,
@@ -97,19 +100,28 @@ def _document(entry: Entry) -> dict[str, Any]:
     is_flag=True,
     help="On a host that has entered nothing yet: do not ask for its audit.head.",
 )
+@click.option(
+    "--against",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Syslog lines of a collector or an export: all of them must be here.",
+)
 @json_option
 @site_options
-def verify(site: Site, *, no_head: bool, as_json: bool) -> None:
+def verify(site: Site, *, no_head: bool, against: Path | None, as_json: bool) -> None:
     """Walk the chain of hashes; exit code 1 at the first entry that does not hold.
 
     An entry that was altered, deleted, inserted or moved is named. That the newest
-    ones were cut off shows by the file audit.head in the data folder: who can write
-    the database and that folder too can cut off, so send `export` elsewhere.
+    ones were cut off shows by the file audit.head in the data folder, and against
+    somebody who can write that too by `--against` what a collector holds.
+
+    Example: sentinode audit verify --against /var/log/collected/sentinode.log
     """
     trail = site.trail
     head = _head(site)
+    witnessed = chain.NOTHING if against is None else witness.read(against)
     with site.reading() as session:
-        verdict = audit.verify(session, trail, head)
+        verdict = audit.verify(session, trail, head, witnessed)
     if head is None and verdict.entries and verdict.holds and not no_head:
         fault = f"the file {trail.head_file.name} is missing: entries may be cut off"
         verdict = Verdict(verdict.entries, verdict.head, verdict.entries + 1, fault)
@@ -160,32 +172,30 @@ def export(
 ) -> None:
     """Write entries to OUT as syslog lines (RFC 5424) with DICOM audit messages.
 
-    One line each, PS3.15 A.5 XML inside, with the entry's number and hash. Give the
-    file to your collector: what it holds, nobody here can take back. The export is
-    itself an entry.
+    One line each, PS3.15 A.5 XML inside, with the entry's number and hash. What is
+    kept elsewhere, nobody here can take back: `verify --against` compares it. With
+    SENTINODE_AUDIT_SYSLOG the same lines go to a collector by themselves. The export
+    is itself an entry.
     """
-    event = Event(
-        Code.AUDIT_LOG_USED, Action.READ, "audit export", operator(), object_id=out.name
-    )
     with site.writing.begin() as session:
-        audit.record(session, site.trail, event)
+        signed.audit_log(session, site, "audit export")
     with site.reading() as session:
         found = audit.entries(session, since=since, until=until)
-        count = _write(found, out)
+        count = _write(found, out, Origin(site.settings.aet))
     if as_json:
         print_json({"file": str(out), "entries": count})
     else:
         click.echo(f"{count} entries in {out}")
 
 
-def _write(found: Iterator[Entry], out: Path) -> int:
+def _write(found: Iterator[Entry], out: Path, origin: Origin) -> int:
     """Write a file whole or not at all."""
     draft = out.with_name(f".{out.name}.part")
     count = 0
     try:
         with draft.open("w", encoding="utf-8", newline="\n") as file:
             for one in found:
-                file.write(atna.line(one) + "\n")
+                file.write(atna.line(one, origin) + "\n")
                 count += 1
         draft.replace(out)
     except OSError as error:
@@ -195,3 +205,34 @@ def _write(found: Iterator[Entry], out: Path) -> int:
     finally:
         draft.unlink(missing_ok=True)
     return count
+
+
+@command.command()
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="NUMBER",
+    help="The first entry that is sent again.",
+)
+@json_option
+@site_options
+def resend(site: Site, *, first: int, as_json: bool) -> None:
+    """Send entries to the collector again, from one number on.
+
+    For a collector that lost what it had taken. Each message has its number.
+
+    Example: sentinode audit resend --from 1
+    """
+    collector = site.settings.audit_syslog
+    if collector is None:
+        raise SettingsError("there is no collector: set SENTINODE_AUDIT_SYSLOG")
+    with site.writing.begin() as session:
+        relay.set_back(session, collector, first)
+        signed.audit_log(session, site, "audit resend", f"from entry {first}")
+        waiting = relay.standing(session, collector).waiting
+    if as_json:
+        print_json({"collector": str(collector), "waiting": waiting})
+    else:
+        click.echo(f"{waiting} entries wait for {collector}")

@@ -7,6 +7,7 @@ import click
 from dicom_node.db import now
 from worker import backup
 from worker.backup import Backup
+from worker.cli import signed
 from worker.cli.context import Site, json_option, print_json, site_options
 
 folder_type = click.Path(file_okay=False, path_type=Path)
@@ -26,6 +27,8 @@ def command(site: Site, out: Path, *, as_json: bool) -> None:
     elsewhere by the site.
     """
     made = backup.make(site.settings, out, now())
+    with site.writing.begin() as session:
+        signed.exported(session, site, "backup", f"{len(made.files)} files")
     report(made, f"copied to {out}", as_json=as_json)
 
 

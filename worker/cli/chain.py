@@ -261,7 +261,8 @@ def _print_marks(found: Sequence[dict[str, Any]]) -> None:
         area = "" if one["area_mm2"] is None else f"{one['area_mm2']:.0f}"
         said = [one["carrier"], one["author"], one["label"]]
         lines = [", ".join(str(part) for part in said if part)]
-        lines += [f"document {one['document_uid']}"]
+        document = one["document_uid"]
+        lines += [f"document {document}" if document else "set by hand"]
         lines += [f"image {one['sop_instance_uid']} frame {one['frame']}"]
         rows.append(
             (

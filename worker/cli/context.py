@@ -3,7 +3,8 @@
 import getpass
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -12,7 +13,8 @@ from typing import Any, Final, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
+from sqlalchemy.orm import Session
 
 from dicom_node import audit, db
 from dicom_node.audit import Trail
@@ -24,6 +26,10 @@ from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
 
 WIDE: Final = 240
+SHOWN_TO_ALL: Final = (
+    "The list of processes shows the password in --database-url to everybody on this "
+    "host: set SENTINODE_DATABASE_PASSWORD_FILE instead."
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,23 +85,31 @@ def read_settings(**flags: object) -> WorkerSettings:
         raise click.UsageError(f"{error}\n{hint}") from error
 
 
-def site_options(function: F) -> F:
-    """Add `--data-dir` and `--database-url`; the command gets a Site as `site`."""
-
-    @click.option(
+def place_options(function: F) -> F:
+    """Add `--data-dir` and `--database-url`, unread."""
+    url_option = click.option(
+        "--database-url",
+        help="SQLAlchemy URL; default: SQLite in the data folder.",
+    )
+    folder_option = click.option(
         "--data-dir",
         type=click.Path(file_okay=False),
         help="Folder of the installation [SENTINODE_DATA_DIR].",
     )
-    @click.option(
-        "--database-url",
-        help="SQLAlchemy URL; default: SQLite in the data folder.",
-    )
+    return folder_option(url_option(function))
+
+
+def site_options(function: F) -> F:
+    """Add `--data-dir` and `--database-url`; the command gets a Site as `site`."""
+
+    @place_options
     @wraps(function)
     def wrapped(
         *args: object, data_dir: str | None, database_url: str | None, **kwargs: object
     ) -> object:
         settings = read_settings(data_dir=data_dir, database_url=database_url)
+        if database_url is not None and make_url(database_url).password:
+            click.echo(SHOWN_TO_ALL, err=True)
         site = Site(settings, db.connect(settings.database))
         try:
             return function(*args, site=site, **kwargs)
@@ -129,6 +143,34 @@ DAY: Final = UtcTime(formats=["%Y-%m-%d"])
 def patient_id_of(said: str) -> str:
     """Return a patient ID; `-` reads it from stdin, so that no `ps` shows it."""
     return sys.stdin.readline().strip() if said == "-" else said
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done; change nothing."
+)
+
+
+def limit_option(default: int, said: str = "Newest first.") -> Callable[[F], F]:
+    """Return the option of a list that says how much of it is shown."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help=said,
+    )
+
+
+@contextmanager
+def changing(site: Site, *, dry_run: bool) -> Iterator[Session]:
+    """Open a transaction of a command; a dry run is undone, whatever it did.
+
+    So a dry run is refused in the same words as the real one.
+    """
+    with site.writing() as session, session.begin() as transaction:
+        yield session
+        if dry_run:
+            transaction.rollback()
 
 
 def print_json(value: object) -> None:

@@ -1,12 +1,23 @@
 """`sentinode db`: create, upgrade or inspect the database."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 import click
 import sqlalchemy as sa
 
 from dicom_node import schema
+from dicom_node.schema import Step
 from dicom_node.tables import AuditRow
 from worker.cli import signed
-from worker.cli.context import Site, json_option, print_json, site_options
+from worker.cli.context import (
+    Site,
+    dry_run_option,
+    json_option,
+    print_json,
+    print_table,
+    site_options,
+)
 
 
 @click.group("db")
@@ -30,11 +41,18 @@ def upgrade(site: Site, revision: str, *, as_json: bool) -> None:
 
 @command.command()
 @click.argument("revision")
+@dry_run_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @site_options
-def downgrade(site: Site, revision: str, *, yes: bool, as_json: bool) -> None:
+def downgrade(
+    site: Site, revision: str, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Take the database back to an older REVISION; `base` drops every table."""
+    steps = schema.steps_down(site.settings.database, revision)
+    if dry_run:
+        _say_steps(steps, as_json=as_json)
+        return
     if not yes:
         click.confirm(
             f"Take the database back to {revision}? Data of newer tables is lost.",
@@ -53,6 +71,15 @@ def downgrade(site: Site, revision: str, *, yes: bool, as_json: bool) -> None:
 def current(site: Site, *, as_json: bool) -> None:
     """Show the revision of the database."""
     _report(site, as_json=as_json)
+
+
+def _say_steps(steps: Sequence[Step], *, as_json: bool) -> None:
+    """Print what a downgrade would undo, the newest first."""
+    if as_json:
+        print_json({"would_undo": [asdict(one) for one in steps]})
+        return
+    rows = [(one.revision, one.what) for one in steps]
+    print_table("Would be undone, with its tables and columns", ("revision", ""), rows)
 
 
 def _sign(site: Site, what: str, before: str | None) -> None:

@@ -7,16 +7,20 @@ from typing import Any
 import click
 from sqlalchemy.orm import Session
 
-from dicom_node import commitment, outbox
+from dicom_node import commitment, ledger, outbox
 from dicom_node.commitment import RequestRecord
 from dicom_node.db import now
 from dicom_node.outbox import DeliveryRecord
 from dicom_node.statuses import meaning, written
+from dicom_node.study import StudyUid
 from dicom_node.tables import DeliveryState
 from worker.cli import signed
 from worker.cli.context import (
     Site,
+    changing,
+    dry_run_option,
     json_option,
+    limit_option,
     operator,
     print_json,
     print_table,
@@ -82,6 +86,7 @@ def _commitment(one: DeliveryRecord) -> dict[str, Any] | None:
 def _row(one: DeliveryRecord) -> tuple[object, ...]:
     return (
         one.delivery_id,
+        one.study_uid,
         one.kind if one.variant_of is None else f"{one.kind} (as {one.sop_class_uid})",
         one.destination,
         one.state,
@@ -97,25 +102,31 @@ def _row(one: DeliveryRecord) -> tuple[object, ...]:
 
 @command.command("list")
 @click.option("--state", type=click.Choice([one.value for one in DeliveryState]))
-@click.option("--limit", default=100, show_default=True, help="Newest first.")
+@click.option("--study", "uid", help="Only this Study Instance UID.")
+@limit_option(100)
 @json_option
 @site_options
 def list_deliveries(
-    site: Site, state: str | None, limit: int, *, as_json: bool
+    site: Site, state: str | None, uid: str | None, limit: int, *, as_json: bool
 ) -> None:
     """List deliveries, newest first.
 
     A report that an archive takes only as another SR class is listed as what it got.
     """
     with site.reading() as session:
+        study = ledger.study(session, StudyUid(uid)).study_uid if uid else None
         found = outbox.deliveries(
-            session, state=DeliveryState(state) if state else None, limit=limit
+            session,
+            study_uid=study,
+            state=DeliveryState(state) if state else None,
+            limit=limit,
         )
     if as_json:
         print_json([_as_document(one) for one in found])
         return
     columns = (
         "delivery",
+        "study",
         "kind",
         "destination",
         "state",
@@ -199,20 +210,22 @@ def retry(site: Site, delivery_id: str | None, *, failed: bool, as_json: bool) -
 
 @command.command()
 @click.argument("delivery_id")
+@dry_run_option
 @json_option
 @site_options
-def cancel(site: Site, delivery_id: str, *, as_json: bool) -> None:
+def cancel(site: Site, delivery_id: str, *, dry_run: bool, as_json: bool) -> None:
     """Do not send DELIVERY_ID any more; `retry` takes it up again.
 
     Refused (exit code 4) once it was sent, and while it is being sent.
     """
-    with site.writing.begin() as session:
+    with changing(site, dry_run=dry_run) as session:
         outbox.cancel(session, delivery_id, now(), operator())
         _sign(session, site, "deliveries cancel", delivery_id)
+    done = "would be cancelled" if dry_run else "cancelled"
     if as_json:
-        print_json({"delivery_id": delivery_id, "done": "cancelled"})
+        print_json({"delivery_id": delivery_id, "done": done})
     else:
-        click.echo("cancelled")
+        click.echo(done)
 
 
 def _sign(session: Session, site: Site, what: str, delivery_id: str) -> None:

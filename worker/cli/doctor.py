@@ -11,20 +11,19 @@ from typing import Final
 
 import click
 from celery import Celery
-from kombu import Connection
 from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import pauses, retrieve, schema, sender, stow
+from dicom_node import pauses, retrieve, routing, schema, sender, stow
 from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
 from dicom_node.findings import Stage
-from dicom_node.settings import local_host
+from dicom_node.settings import ignored, local_host
 from dicom_node.study import Peer
-from worker import keeping, models, outcomes
-from worker.app import answering
+from worker import credentials, keeping, models, outcomes, relay
+from worker.app import answering, reach
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 from worker.manifest import describe_gate, read
 from worker.monitor.readiness import FRESH_S, Check
@@ -33,6 +32,15 @@ GIB: Final = 2**30
 TIMEOUT_S: Final = 5
 DIGEST_GOOD_FOR_S: Final = 600.0
 MAX_CLOCK_SKEW: Final = timedelta(seconds=5)
+
+
+def _settings(site: Site) -> str:
+    """Look for variables that do nothing; one that is like a setting was misspelt."""
+    found = ignored(type(site.settings))
+    misspelt = [f"{name} (is {other} meant?)" for name, other in found.items() if other]
+    if misspelt:
+        raise NodeError(f"no setting, does nothing: {', '.join(misspelt)}")
+    return f"no setting, does nothing: {', '.join(found)}" if found else "all are known"
 
 
 def _database(site: Site) -> str:
@@ -60,7 +68,7 @@ def _clock(site: Site) -> str:
 def _broker(site: Site) -> str:
     started = time.perf_counter()
     try:
-        with Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection:
+        with reach(site.settings.broker, TIMEOUT_S) as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
     except Exception as error:  # each transport has errors of its own
         raise NodeError(
@@ -99,6 +107,20 @@ def _model(site: Site) -> str:
         )
         models.check_activated(models.verify(folder), activation)
     return ", ".join(f"{one.name}@{one.version}" for one in active.values())
+
+
+def _routing(path: Path) -> Callable[[Site], str]:
+    def check(site: Site) -> str:
+        del site
+        try:
+            found = routing.parse(path)
+        except NodeError as error:
+            raise NodeError(
+                f"{error}: mend the file, until then studies wait"
+            ) from error
+        return f"{path}: rules {len(found.rule)}, others are {found.others}"
+
+    return check
 
 
 def _quality(site: Site) -> str:
@@ -148,21 +170,51 @@ def _listener(site: Site) -> str:
     return f"{peer} echoed in {sender.echo(peer, site.settings.aet, TIMEOUT_S):.0f} ms"
 
 
-def _hl7(site: Site) -> str:
-    host, port = local_host(site.settings.hl7_host), site.settings.hl7_port
+def _knock(host: str, port: int | None, log: str) -> str:
     try:
-        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+        socket.create_connection((local_host(host), port), timeout=TIMEOUT_S).close()
     except OSError as error:
         raise NodeError(
-            f"nothing listens on {host} port {port}: see logs/hl7.log"
+            f"nothing listens on {local_host(host)} port {port}: see logs/{log}"
         ) from error
-    return f"listens on {host} port {port}"
+    return f"listens on {local_host(host)} port {port}"
+
+
+def _tls(site: Site) -> str:
+    return _knock(site.settings.host, site.settings.tls_port, "listener.log")
+
+
+def _certificates(site: Site) -> str:
+    return credentials.check_certificates(site.settings, now())
+
+
+def _secrets(site: Site) -> str:
+    return credentials.check_secrets(site.settings)
+
+
+def _hl7(site: Site) -> str:
+    return _knock(site.settings.hl7_host, site.settings.hl7_port, "hl7.log")
+
+
+def _collector(site: Site) -> str:
+    collector = site.settings.audit_syslog
+    if collector is None:
+        return "not sent"
+    with site.reading() as session:
+        found = relay.standing(session, collector)
+    if found.failing_since is not None:
+        raise NodeError(
+            f"{found.error}; {found.waiting} entries wait since "
+            f"{found.failing_since:%Y-%m-%d %H:%M:%SZ}, nothing is lost: is it up, do "
+            "the certificates match?"
+        )
+    return f"{collector} has {found.taken} entries, {found.waiting} wait"
 
 
 def _pacs(peer: Peer) -> Callable[[Site], str]:
     def echo(site: Site) -> str:
         try:
-            elapsed = sender.echo(peer, site.settings.aet, TIMEOUT_S)
+            elapsed = sender.echo(peer, site.settings.caller, TIMEOUT_S)
         except NodeError as error:
             raise NodeError(
                 f"{error}: is it up, does it know {site.settings.aet} at this address?"
@@ -174,10 +226,11 @@ def _pacs(peer: Peer) -> Callable[[Site], str]:
 
 def _query(site: Site) -> str:
     peer, aet = site.settings.query, site.settings.aet
+    caller = site.settings.caller
     if peer is None:
         return "not asked"
     try:
-        with retrieve.querying(peer, aet, TIMEOUT_S):
+        with retrieve.querying(peer, caller, TIMEOUT_S):
             return f"{peer} takes queries"
     except NodeError as error:
         raise NodeError(
@@ -219,6 +272,7 @@ READINESS: Final = (
 
 def checks(site: Site) -> Iterator[Check]:
     """Look at one thing after the other; none changes anything."""
+    yield run("settings", _settings, site)
     yield run("database", _database, site)
     yield run("clock", _clock, site)
     yield run("broker", _broker, site)
@@ -226,21 +280,38 @@ def checks(site: Site) -> Iterator[Check]:
     yield run("queues", _queues, site)
     yield run("model digest", _model, site)
     yield run("quality gate", _quality, site)
+    if site.settings.routing is not None:
+        yield run("routing rules", _routing(site.settings.routing), site)
     yield run("disk", _disk, site)
     if site.settings.store_url is not None:
         yield run("object store", _store, site)
     yield run("kept files", _kept, site)
+    yield run("secret files", _secrets, site)
+    if credentials.certificates(site.settings):
+        yield run("certificates", _certificates, site)
+    yield from _listeners(site)
+    yield from _peers(site)
+    if not site.settings.destinations:
+        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
+
+
+def _listeners(site: Site) -> Iterator[Check]:
     yield run("listener", _listener, site)
+    if site.settings.takes_tls:
+        yield run("listener, TLS", _tls, site)
     if site.settings.hl7_port is not None:
         yield run("HL7 listener", _hl7, site)
+    if site.settings.audit_syslog is not None:
+        yield run("audit collector", _collector, site)
+
+
+def _peers(site: Site) -> Iterator[Check]:
     for peer in site.settings.pacs:
         yield run(f"PACS {peer.ae_title}", _pacs(peer), site)
     if site.settings.query is not None:
         yield run(f"query {site.settings.query.ae_title}", _query, site)
     for service in site.settings.stow:
         yield run(f"STOW-RS {service.host}", _web_service(service), site)
-    if not site.settings.destinations:
-        yield Check("PACS", ok=False, detail="none configured; set SENTINODE_PACS")
 
 
 @click.command("doctor")

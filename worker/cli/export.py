@@ -12,6 +12,7 @@ import click
 
 from dicom_node.errors import SettingsError
 from worker import export
+from worker.cli import signed
 from worker.cli.context import DAY, Site, json_option, print_json, rfc3339, site_options
 from worker.export import COLUMNS, Cell, Extract
 
@@ -55,12 +56,14 @@ def command(  # noqa: PLR0913 - one argument for each option
     with site.reading() as session:
         found = export.rows(session, extract)
         if out is None:
-            _write_csv(found, sys.stdout)
-            return
-        count = _write_file(found, out)
+            count = _write_csv(found, sys.stdout)
+        else:
+            count = _write_file(found, out)
+    with site.writing.begin() as session:
+        signed.exported(session, site, "results export", f"{count} results")
     if as_json:
         print_json({"file": out, "results": count})
-    else:
+    elif out is not None:
         click.echo(f"{count} results in {out}")
 
 

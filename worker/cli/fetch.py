@@ -10,9 +10,9 @@ from rich.progress import Progress
 
 from dicom_node import fetch, retrieve
 from dicom_node.audit import Action, Code
-from dicom_node.errors import PermanentError, SettingsError
+from dicom_node.errors import NotFoundError, PermanentError
 from dicom_node.fetch import Match, Moved, Query
-from dicom_node.study import Peer, StudyUid
+from dicom_node.study import Peer, StudyUid, is_valid_uid
 from worker.cli import signed
 from worker.cli.context import (
     Site,
@@ -50,8 +50,11 @@ def command(site: Site, **said: Any) -> None:  # noqa: ANN401 - the options abov
     """
     archive = said["peer"] or site.settings.query
     if archive is None:
-        raise SettingsError("name the archive with --from, or set SENTINODE_QUERY")
+        raise click.UsageError("name the archive with --from, or set SENTINODE_QUERY")
     found = _matches(site, archive, _queries(said))
+    with site.writing.begin() as session:
+        signed.queried(session, site, "fetch list", archive, f"{len(found)} studies")
+    _demand_found(archive, said["uids"], found)
     quiet = said["as_json"] and (said["dry_run"] or said["yes"])
     if not quiet:
         rows = [(m.study_uid, m.study_date, m.modalities, m.instances) for m in found]
@@ -73,8 +76,27 @@ def _queries(said: dict[str, Any]) -> list[Query]:
         raise click.UsageError("say what to fetch: --study, --accession, --date ...")
     if not DATES.fullmatch(dates):
         raise click.UsageError(f"{dates} is no date YYYYMMDD and no range of two")
+    first, _, last = dates.partition("-")
+    if first and last and first > last:
+        raise click.UsageError(f"{dates} ends before it begins")
+    for uid in uids:
+        if not is_valid_uid(uid):
+            raise click.UsageError(f"{uid} is no UID; wildcards go with --accession")
     modality = said["modality"]
     return [Query(uid, accession, patient_id, dates, modality) for uid in uids or ("",)]
+
+
+def _demand_found(archive: Peer, uids: Sequence[str], found: Sequence[Match]) -> None:
+    """Refuse to pass over in silence a study that was named.
+
+    Raises:
+        NotFoundError: The archive has none of that UID and modality.
+    """
+    missing = sorted(set(uids) - {one.study_uid for one in found})
+    if missing:
+        text = f"{archive} has no study {missing[0]} of that modality"
+        more = f", nor {len(missing) - 1} others that you named" if missing[1:] else ""
+        raise NotFoundError(text + more)
 
 
 def _get(
@@ -95,7 +117,7 @@ def _get(
 def _matches(site: Site, archive: Peer, queries: Sequence[Query]) -> list[Match]:
     timeout = site.settings.query_timeout.total_seconds()
     found: dict[StudyUid, Match] = {}
-    with retrieve.querying(archive, site.settings.aet, timeout) as opened:
+    with retrieve.querying(archive, site.settings.caller, timeout) as opened:
         for query in queries:
             for one in fetch.studies(opened, query):
                 found.setdefault(one.study_uid, one)
@@ -115,6 +137,7 @@ def get_studies(
             f"from {archive}",
             action=Action.EXECUTE,
             code=Code.QUERY,
+            peer=archive,
         )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(f"from {archive}", total=len(uids))
@@ -132,10 +155,10 @@ def _fetched(
     timeout = settings.answer_timeout.total_seconds()
     if by_get:
         with way_in(site, archive.ae_title) as deposit:
-            yield from fetch.get(archive, settings.aet, list(uids), deposit, timeout)
+            yield from fetch.get(archive, settings.caller, list(uids), deposit, timeout)
         return
     contexts = [fetch.move_context()]
-    with retrieve.querying(archive, settings.aet, timeout, contexts) as opened:
+    with retrieve.querying(archive, settings.caller, timeout, contexts) as opened:
         for uid in uids:
             yield uid, fetch.move(opened, uid, settings.aet)
 

@@ -10,15 +10,17 @@ from typing import Final
 import click
 from rich.console import Console
 from rich.progress import track
+from sqlalchemy.orm import Session
 
 from dicom_node import media
 from dicom_node.audit import Action, Code
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import now
-from dicom_node.deposit import Deposit, depositing
+from dicom_node.deposit import Deposit, OnFirst, depositing
 from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.intake import Intake, StoreRefusedError
 from dicom_node.settings import patient_secret
+from dicom_node.study import StudyUid
 from worker.cli import signed
 from worker.cli.context import Site, json_option, print_json, print_table, site_options
 
@@ -35,7 +37,9 @@ class Taken:
 
 
 @contextmanager
-def way_in(site: Site, calling_ae: str) -> Iterator[Deposit]:
+def way_in(
+    site: Site, calling_ae: str, on_first: OnFirst | None = None
+) -> Iterator[Deposit]:
     """Open a way into the ledger; the installation must exist."""
     sessions = site.writing
     settings = site.settings
@@ -47,7 +51,7 @@ def way_in(site: Site, calling_ae: str) -> Iterator[Deposit]:
         min_free_bytes=settings.min_free_bytes,
         max_instance_bytes=settings.max_instance_bytes,
     )
-    with depositing(intake, sessions, quiet, calling_ae, now) as deposit:
+    with depositing(intake, sessions, quiet, calling_ae, now, on_first) as deposit:
         yield deposit
 
 
@@ -82,20 +86,18 @@ def command(
     files = media.find(paths)
     taken = Taken()
     console = Console(stderr=True)
-    with way_in(site, aet) as deposit:
+    detail = f"{len(files)} files, as {aet}"
+
+    def sign(session: Session, uid: StudyUid) -> None:
+        signed.studies(
+            *(session, site, "import", [uid], detail),
+            action=Action.CREATE,
+            code=Code.IMPORT,
+        )
+
+    with way_in(site, aet, sign) as deposit:
         for path in track(files, "Importing", console=console, transient=True):
             _take(path, deposit, taken, dry_run=dry_run)
-    if taken.studies:
-        with site.writing.begin() as session:  # each object has its transaction
-            signed.studies(
-                session,
-                site,
-                "import",
-                sorted(taken.studies),
-                f"{len(files)} files, as {aet}",
-                action=Action.CREATE,
-                code=Code.IMPORT,
-            )
     document = {
         "files": len(files),
         "counts": dict(taken.counts),

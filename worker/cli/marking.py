@@ -153,8 +153,13 @@ def _study_of(session: Session, sop: str) -> StudyUid:
     """
     stored = ledger.instance(session, SopInstanceUid(sop))
     study_uid = ledger.study_of(session, SopInstanceUid(sop))
-    if stored is None or study_uid is None:
+    if study_uid is None:
         raise NotFoundError(f"there is no object {sop}")
+    if stored is None:
+        raise StateError(
+            f"object {sop} was purged: get its study {study_uid} from the archive "
+            "first, with `sentinode studies reprocess UID --from roi --refetch`"
+        )
     if stored.sop_class_uid not in IMAGES:
         raise StateError(f"object {sop} is no MR image")
     found = ledger.contradiction(session, study_uid)

@@ -252,10 +252,11 @@ def rollback(
 
     Example: sentinode models rollback --stage SLN --reason "misses small lesions"
     """
+    with site.reading() as session:
+        target = registry.previous(session, Stage(stage)).reference
     if not yes:
-        click.confirm(
-            f"Return stage {stage} to the earlier model?", abort=True, err=True
-        )
+        question = f"Return stage {stage} to {target}, which served before?"
+        click.confirm(question, abort=True, err=True)
     decision = Decision(operator(), now(), reason, ActivationKind.ROLLED_BACK)
     manifest, change = registry.rollback(
         site.writing, site.settings.models, Stage(stage), decision

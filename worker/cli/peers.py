@@ -1,4 +1,4 @@
-"""An application entity as an option of a command: AET@HOST:PORT."""
+"""An application entity as an option of a command: [tls:]AET@HOST:PORT."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,9 @@ from dicom_node.study import Peer
 
 def peer_option(*names: str, **settings: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - what click.option takes
     """Add an option whose value is a Peer."""
-    return click.option(*names, callback=_peer, metavar="AET@HOST:PORT", **settings)
+    return click.option(
+        *names, callback=_peer, metavar="[tls:]AET@HOST:PORT", **settings
+    )
 
 
 def _peer(_: click.Context, __: click.Parameter, value: str | None) -> Peer | None:

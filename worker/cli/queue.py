@@ -1,22 +1,17 @@
 """`sentinode queue`: what waits, what is paused, and the switch."""
 
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, Final
 
 import click
 from celery import Celery
-from kombu import Connection
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from dicom_node import pauses
 from dicom_node.db import now
 from dicom_node.errors import StateError
-from dicom_node.study import StudyState
-from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
+from dicom_node.tables import Pausable
 from worker import queues
-from worker.app import answering, waiting
+from worker.app import answering, reach, waiting
 from worker.cli import signed
 from worker.cli.context import (
     Site,
@@ -27,6 +22,8 @@ from worker.cli.context import (
     rfc3339,
     site_options,
 )
+from worker.metrics import counts
+from worker.metrics.counts import Waiting
 
 TIMEOUT_S: Final = 2
 queue_argument = click.argument(
@@ -45,7 +42,7 @@ def command() -> None:
 def status(site: Site, *, as_json: bool) -> None:
     """Show what waits in the ledger, in the broker, and who works on it."""
     with site.reading() as session:
-        found = _ledger(session, now())
+        found = _ledger(counts.waiting(session, now()))
         paused = pauses.paused(session)
     document = {
         **found,
@@ -80,35 +77,20 @@ def status(site: Site, *, as_json: bool) -> None:
     print_table("Queue", ("", ""), rows)
 
 
-def _ledger(session: Session, at: datetime) -> dict[str, Any]:
-    is_queued = StudyRow.state == StudyState.QUEUED
-    counted = func.count().filter
-    queued, bulk, analyzing, oldest = session.execute(
-        select(
-            counted(is_queued),
-            counted(is_queued, StudyRow.bulk),
-            counted(StudyRow.state == StudyState.ANALYZING),
-            func.min(StudyRow.queued_at).filter(is_queued, ~StudyRow.bulk),
-        ).where(StudyRow.state.in_((StudyState.QUEUED, StudyState.ANALYZING)))
-    ).one()
-    due, first = session.execute(
-        select(func.count(), func.min(DeliveryRow.due_since)).where(
-            DeliveryRow.state == DeliveryState.DUE
-        )
-    ).one()
+def _ledger(found: Waiting) -> dict[str, Any]:
     return {
         "analysis": {
-            "queued": queued,
-            "bulk": bulk,
-            "analyzing": analyzing,
-            "oldest_s": _seconds(oldest, at),
+            "queued": found.queued,
+            "bulk": found.bulk,
+            "analyzing": found.analyzing,
+            "oldest_s": _seconds(found.queue_age_s),
         },
-        "delivery": {"due": due, "oldest_s": _seconds(first, at)},
+        "delivery": {"due": found.due, "oldest_s": _seconds(found.delivery_age_s)},
     }
 
 
-def _seconds(since: datetime | None, at: datetime) -> float | None:
-    return None if since is None else round((at - since).total_seconds(), 1)
+def _seconds(age: float | None) -> float | None:
+    return None if age is None else round(age, 1)
 
 
 def _age(seconds: float | None) -> str:
@@ -120,7 +102,7 @@ def _messages(site: Site) -> dict[str, int | None]:
     found: dict[str, int | None] = dict.fromkeys(sorted(set(queues.QUEUE_OF.values())))
     with (
         suppress(Exception),  # each transport has errors of its own
-        Connection(site.settings.broker, connect_timeout=TIMEOUT_S) as connection,
+        reach(site.settings.broker, TIMEOUT_S) as connection,
     ):
         connection.ensure_connection(max_retries=1, timeout=TIMEOUT_S)
         for name in found:

@@ -13,6 +13,7 @@ from dicom_node.errors import NodeError, StateError
 from dicom_node.intake import Intake
 from dicom_node.settings import patient_secret
 from worker import archive, mending, reconciliation, survey
+from worker.cli import signed
 from worker.cli.context import (
     Site,
     json_option,
@@ -106,6 +107,8 @@ def _archives(site: Site, progress: Progress) -> tuple[list[Finding], dict[str, 
                 progress.advance(bar)
         except NodeError as error:
             unasked[str(peer)] = str(error)
+        with site.writing.begin() as session:
+            signed.queried(session, site, "reconcile", peer, f"{len(sent)} studies")
     return found, unasked
 
 

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -13,17 +12,13 @@ from rich.progress import Progress
 from dicom_node import ledger
 from dicom_node.db import now
 from dicom_node.errors import SettingsError, StateError
-from dicom_node.findings import Stage
-from dicom_node.settings import patient_secret
-from dicom_node.study import Reason, StudyState, StudyUid
 from worker import reprocessing
 from worker.cli import signed
+from worker.cli.choosing import choice_options, wanted_of
 from worker.cli.context import (
-    DAY,
     Site,
     json_option,
     operator,
-    patient_id_of,
     print_json,
     print_table,
     site_options,
@@ -35,7 +30,6 @@ CHUNK: Final = 50
 """Studies that one transaction takes up: a writer of live work waits for no more."""
 
 POLL_S: Final = 1.0
-SHARE = click.FloatRange(0, 1)
 
 
 @click.command("reprocess")
@@ -48,20 +42,14 @@ SHARE = click.FloatRange(0, 1)
     show_default=True,
     help="Where in the chain to begin; what comes before stands.",
 )
-@click.option("--patient-id", help="Studies of this patient; - reads it from stdin.")
-@click.option("--received-since", type=DAY, help="Last object on that day or later.")
-@click.option("--received-until", type=DAY, help="Last object before that day.")
-@click.option("--studied-since", type=DAY, help="MRI on that day or later.")
-@click.option("--studied-until", type=DAY, help="MRI on that day or before.")
-@click.option("--state", type=click.Choice([state.value for state in StudyState]))
-@click.option("--reason", type=click.Choice([reason.value for reason in Reason]))
-@click.option("--model", metavar="NAME@VERSION", help="Newest result is of this model.")
-@click.option("--stage", type=click.Choice([one.value for one in Stage]), default="SLN")
-@click.option("--score-min", type=SHARE, help="Probability of --stage.")
-@click.option("--score-max", type=SHARE, help="Probability of --stage.")
+@choice_options
 @click.option("--everything", is_flag=True, help="All studies; nothing narrows.")
 @click.option("--force", is_flag=True, help="Also what the active models scored.")
-@click.option("--batch", metavar="NAME", help="Go on with a batch that was cut short.")
+@click.option(
+    "--batch",
+    metavar="NAME",
+    help="Its name; the same command again goes on where it was cut short.",
+)
 @click.option("--dry-run", is_flag=True, help="Count and say the cost; change nothing.")
 @click.option(
     "--refetch",
@@ -77,7 +65,7 @@ def command(site: Site, uids: Sequence[str], **said: Any) -> None:  # noqa: ANN4
 
     Live studies go first. Unless you name studies, those that the active models have
     scored already are passed over, and so is what a batch of the same name has done:
-    start a batch that was cut short again with --batch.
+    give the same command again with its --batch to go on with one that was cut short.
 
     From roi on the marks are looked at anew, and a changed input makes a new result;
     from inference on the active models score the same input; from report on the numbers
@@ -86,12 +74,12 @@ def command(site: Site, uids: Sequence[str], **said: Any) -> None:  # noqa: ANN4
 
     Example: sentinode studies reprocess --received-since 2026-01-01 --dry-run
     """
-    wanted = _wanted(site, uids, said)
+    wanted = wanted_of(site, uids, said)
     if wanted.is_everything and not said["everything"]:
         raise click.UsageError("name studies, narrow with options, or --everything")
+    start = _start(said)
     batch = said["batch"] or f"{now():%Y%m%d-%H%M%S}"
     with site.reading() as session:
-        start = Start(said["start"])
         scores = start is Start.INFERENCE
         plan = Plan(
             start=start,
@@ -125,31 +113,18 @@ def command(site: Site, uids: Sequence[str], **said: Any) -> None:  # noqa: ANN4
     _print_done(document, uids, as_json=said["as_json"])
 
 
-def _wanted(site: Site, uids: Sequence[str], said: dict[str, Any]) -> Wanted:
-    key = None
-    if said["patient_id"] is not None:
-        patient_id = patient_id_of(said["patient_id"])
-        key = ledger.patient_key(patient_secret(site.settings), patient_id)
-    return Wanted(
-        uids=tuple(map(StudyUid, uids)),
-        patient_key=key,
-        received=(said["received_since"], said["received_until"]),
-        studied=(_day(said["studied_since"]), _day(said["studied_until"])),
-        state=StudyState(said["state"]) if said["state"] else None,
-        reason=Reason(said["reason"]) if said["reason"] else None,
-        model=said["model"],
-        stage=Stage(said["stage"]),
-        scores=(said["score_min"], said["score_max"]),
-    )
-
-
-def _day(value: datetime | None) -> Any:  # noqa: ANN401 - a date or None
-    return None if value is None else value.date()
+def _start(said: dict[str, Any]) -> Start:
+    start = Start(said["start"])
+    if said["refetch"] and start is not Start.ROI:
+        raise click.UsageError("--refetch goes with --from roi alone")
+    return start
 
 
 def _demand_known(session: Any, wanted: Wanted) -> None:  # noqa: ANN401 - a session
     for uid in wanted.uids:
         ledger.study(session, uid)  # a wrong UID is "not found"
+    if wanted.model is not None:
+        reprocessing.demand_scorer(session, wanted.model)
 
 
 def _demand_due(found: Sequence[Candidate]) -> None:
@@ -212,8 +187,6 @@ def _refetch(site: Site, purged: Sequence[Candidate], plan: Plan) -> dict[str, i
     Raises:
         SettingsError: No archive is configured.
     """
-    if plan.start is not Start.ROI:
-        raise click.UsageError("--refetch goes with --from roi alone")
     if site.settings.query is None:
         raise SettingsError("set SENTINODE_QUERY: the archive to get images from")
     uids = [one.study_uid for one in purged]

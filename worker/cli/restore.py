@@ -6,15 +6,21 @@ import click
 
 from worker import backup
 from worker.cli.backup import report
-from worker.cli.context import Site, json_option, site_options
+from worker.cli.context import json_option, place_options, read_settings
 
 
 @click.command("restore")
 @click.argument("folder", type=click.Path(file_okay=False, exists=True, path_type=Path))
 @click.option("--check", is_flag=True, help="Only compare every file with its digest.")
 @json_option
-@site_options
-def command(site: Site, folder: Path, *, check: bool, as_json: bool) -> None:
+@place_options
+def command(
+    folder: Path,
+    *,
+    check: bool,
+    as_json: bool,
+    **where: str | None,
+) -> None:
     """Put the backup in FOLDER into an empty data folder, and an empty database.
 
     Every file is compared with its digest first; nothing is written unless all agree.
@@ -22,5 +28,6 @@ def command(site: Site, folder: Path, *, check: bool, as_json: bool) -> None:
     if check:
         report(backup.verify(folder), f"{folder} is whole", as_json=as_json)
         return
-    made = backup.restore(site.settings, folder)
-    report(made, f"restored to {site.settings.data_dir}", as_json=as_json)
+    settings = read_settings(**where)
+    made = backup.restore(settings, folder)
+    report(made, f"restored to {settings.data_dir}", as_json=as_json)

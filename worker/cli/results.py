@@ -14,6 +14,7 @@ from worker import keeping, outcomes
 from worker.cli.context import (
     Site,
     json_option,
+    limit_option,
     print_json,
     print_table,
     rfc3339,
@@ -147,7 +148,7 @@ def _documents(
 
 
 @command.command("list")
-@click.option("--limit", default=50, show_default=True, help="Newest first.")
+@limit_option(50)
 @json_option
 @site_options
 def list_results(site: Site, limit: int, *, as_json: bool) -> None:

@@ -9,13 +9,22 @@ from typing import Any, Final
 import click
 from pydicom import Dataset
 
-from dicom_node import images, ledger, media, routing
+from dicom_node import images, kept, ledger, media, routing
 from dicom_node.completion import IMAGES
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.part10 import read_meta
 from dicom_node.routing import Routing, RoutingRules
 from dicom_node.study import StudyUid
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker import keeping
+from worker import rules as site_rules
+from worker.cli.context import (
+    Site,
+    json_option,
+    limit_option,
+    print_json,
+    print_table,
+    site_options,
+)
 
 LIMIT: Final = 50
 
@@ -42,7 +51,7 @@ def command() -> None:
 )
 @click.option("--study", "uids", multiple=True, metavar="UID", help="A study here.")
 @click.option("--aet", default="", help="Sender to assume for files at PATH.")
-@click.option("--limit", default=LIMIT, show_default=True, help="Newest studies here.")
+@limit_option(LIMIT, "Newest studies here.")
 @json_option
 @site_options
 def test(  # noqa: PLR0913, PLR0917 - one argument for each option
@@ -69,7 +78,7 @@ def test(  # noqa: PLR0913, PLR0917 - one argument for each option
         print_json([_as_document(one) for one in found])
         return
     count = len(rules.rule)
-    click.echo(f"{file}: {count} rules, unmatched studies are {rules.unmatched}d")
+    click.echo(f"{file}: {count} rules, unmatched studies are {rules.others}")
     columns = ("study", "sender", "series", "rule", "becomes")
     rows = [
         (t.study_uid, t.calling_ae, t.series, t.routed.rule, _said(t)) for t in found
@@ -98,27 +107,21 @@ def _stored(
         else:
             records = ledger.studies(session, limit=limit)
         for record in records:
-            headers = _headers(
-                (one.series_uid, spool.fetch(one.path, one.sha256))
-                for one in ledger.instances(session, record.study_uid)
-                if one.sop_class_uid in IMAGES
-                and spool.written_at(one.path) is not None
+            slices = (
+                kept.slice_path(one.slice_sha256)
+                for one in keeping.of_study(session, record.study_uid).values()
+            )
+            headers = site_rules.headers(
+                (
+                    one
+                    for one in ledger.instances(session, record.study_uid)
+                    if spool.written_at(one.path) is not None
+                ),
+                lambda one: spool.fetch(one.path, one.sha256),
+                (spool.fetch(one) for one in slices if spool.written_at(one)),
             )
             routed = routing.route(rules, record.calling_ae, headers)
             yield Tried(record.study_uid, record.calling_ae, len(headers), routed)
-
-
-def _headers(found: Iterator[tuple[str, Path]]) -> list[Dataset]:
-    """Read one image of each series; what cannot be read is left out."""
-    headers: dict[str, Dataset] = {}
-    for series_uid, path in found:
-        if series_uid in headers:
-            continue
-        try:
-            headers[series_uid] = images.read_header(path)
-        except UnreadableObjectError:
-            continue
-    return list(headers.values())
 
 
 def _files(rules: RoutingRules, paths: Sequence[Path], aet: str) -> Iterator[Tried]:

@@ -20,6 +20,7 @@ from dicom_node.ledger import StudyRecord
 from dicom_node.outbox import DeliveryRecord, DeliveryState
 from dicom_node.retrieve import find
 from dicom_node.study import Peer, Reason, StudyState, StudyUid
+from dicom_node.tls import Caller
 from worker import erasure, outcomes
 from worker.cli.context import (
     Site,
@@ -158,7 +159,8 @@ def _receive(site: Site, objects: list[Dataset]) -> str:
         listener = _listener(site)
         calling_ae = _admitted(site)
         if listener is not None and calling_ae is not None:
-            sent = list(sender.send(listener, calling_ae, files))
+            us = Caller(calling_ae, site.settings.tls, itself=True)
+            sent = list(sender.send(listener, us, files))
             refused = [one.error for one in sent if one.error is not None]
             if not refused:
                 return f"{len(sent)} objects by C-STORE to {listener} as {calling_ae}"
@@ -173,8 +175,7 @@ def _receive(site: Site, objects: list[Dataset]) -> str:
 
 
 def _listener(site: Site) -> Peer | None:
-    settings = site.settings
-    peer = settings.listener
+    peer = site.settings.way_to_store
     return peer if peer.port else None
 
 
@@ -244,7 +245,7 @@ def _found(run: Run, archive: Peer) -> str:
         "SeriesInstanceUID": "",
         "Modality": "",
     }
-    with retrieve.querying(archive, settings.aet, timeout) as opened:
+    with retrieve.querying(archive, settings.caller, timeout) as opened:
         series = [
             str(one.SeriesInstanceUID)
             for one in find(opened, "SERIES", **keys)

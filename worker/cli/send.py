@@ -1,7 +1,8 @@
 """`sentinode send`: a storage SCU for people."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from dicom_node import sender
 from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.sender import SendOutcome
 from dicom_node.study import Peer
+from dicom_node.tls import Caller, TlsFiles
 from worker.cli.context import json_option, print_json
 from worker.cli.peers import peer_option
 
@@ -40,24 +42,43 @@ def _is_dicom(path: Path) -> bool:
     return True
 
 
+def _tls_file(name: str, said: str) -> Callable[[Any], Any]:
+    return click.option(
+        f"--tls-{name}",
+        envvar=f"SENTINODE_TLS_{name.upper()}",
+        type=click.Path(path_type=Path),
+        help=f"{said} [SENTINODE_TLS_{name.upper()}]",
+    )
+
+
+def _tls(files: Mapping[str, Path | None]) -> TlsFiles:
+    named = {name.removeprefix("tls_"): path for name, path in files.items()}
+    return TlsFiles(**named)
+
+
 @click.command("send")
 @click.argument(
     "paths", nargs=-1, required=True, type=click.Path(exists=True), metavar="PATH..."
 )
 @peer_option("--to", "peer", required=True)
 @click.option("--aet", default="SENTINODE", show_default=True, help="Calling AE title.")
+@_tls_file("ca", "Authorities that a peer called by TLS must have a certificate of.")
+@_tls_file("certificate", "Our certificate, for a peer that asks for one.")
+@_tls_file("key", "Its private key.")
 @json_option
-def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> None:
+def command(
+    paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool, **files: Path | None
+) -> None:
     """Send DICOM files, and all files below folders, to an application entity.
 
     Files in folders that are not DICOM are left out, and counted. Exit code 1 when
     an object was not stored.
     """
-    files, left_out = _files(paths)
+    found, left_out = _files(paths)
     outcomes = list(
         track(
-            sender.send(peer, aet, files),
-            total=len(files),
+            sender.send(peer, Caller(aet, _tls(files)), found),
+            total=len(found),
             description=f"to {peer}",
             console=Console(stderr=True),
         )
@@ -66,7 +87,7 @@ def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> Non
     if as_json:
         print_json([_as_document(outcome) for outcome in outcomes])
     else:
-        click.echo(f"{stored} of {len(files)} stored at {peer}")
+        click.echo(f"{stored} of {len(found)} stored at {peer}")
         if left_out:
             click.echo(
                 f"{len(left_out)} files are not DICOM and were left out", err=True
@@ -74,8 +95,8 @@ def command(paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool) -> Non
         for outcome in outcomes:
             if outcome.error is not None:
                 click.echo(f"{outcome.path}: {outcome.error}", err=True)
-    if stored < len(files):
-        raise PermanentError(f"{len(files) - stored} objects were not stored at {peer}")
+    if stored < len(found):
+        raise PermanentError(f"{len(found) - stored} objects were not stored at {peer}")
 
 
 def _as_document(outcome: SendOutcome) -> dict[str, object]:

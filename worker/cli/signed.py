@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from dicom_node import audit
 from dicom_node.audit import Action, Code, Event, Kind
+from dicom_node.study import Peer
 from worker.cli.context import Site, operator
 
 CONFIGURATION: Final = (Code.SECURITY_ALERT, Kind.SOFTWARE_CONFIGURATION)
@@ -25,13 +26,17 @@ def studies(  # noqa: PLR0913 - what is said of one action
     *,
     action: Action = Action.UPDATE,
     code: Code = Code.ACCESSED,
+    peer: Peer | None = None,
 ) -> None:
     """Enter what was done to studies, one entry for each."""
-    by = operator()
+    by, other = operator(), None if peer is None else str(peer)
     audit.record(
         session,
         site.trail,
-        *(Event(code, action, what, by, study=uid, detail=detail) for uid in uids),
+        *(
+            Event(code, action, what, by, study=uid, detail=detail, peer=other)
+            for uid in uids
+        ),
     )
 
 
@@ -64,11 +69,33 @@ def configuration(
     code, kind = CONFIGURATION
     event = Event(
         code,
-        Action.UPDATE,
+        Action.EXECUTE,
         what,
         operator(),
         object_id=object_id,
         detail=detail,
         kind=kind,
+    )
+    audit.record(session, site.trail, event)
+
+
+def audit_log(session: Session, site: Site, what: str, detail: str = "") -> None:
+    """Enter that the audit trail itself was used."""
+    event = Event(Code.AUDIT_LOG_USED, Action.READ, what, operator(), detail=detail)
+    audit.record(session, site.trail, event)
+
+
+def exported(session: Session, site: Site, what: str, detail: str = "") -> None:
+    """Enter that data of the installation left it, into a file."""
+    event = Event(Code.EXPORT, Action.READ, what, operator(), detail=detail)
+    audit.record(session, site.trail, event)
+
+
+def queried(
+    session: Session, site: Site, what: str, archive: Peer, detail: str = ""
+) -> None:
+    """Enter that an archive was asked what it holds."""
+    event = Event(
+        Code.QUERY, Action.EXECUTE, what, operator(), detail=detail, peer=str(archive)
     )
     audit.record(session, site.trail, event)

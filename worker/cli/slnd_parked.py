@@ -17,6 +17,8 @@ from worker import slnd as rules
 from worker.cli import signed
 from worker.cli.context import (
     Site,
+    changing,
+    dry_run_option,
     json_option,
     operator,
     print_json,
@@ -59,7 +61,7 @@ def list_results(site: Site, *, uid: str | None, parked: bool, as_json: bool) ->
         return
     columns = (
         *("state", "parked_id", "study_uid", "laterality", "result", "deposit"),
-        *("performed_on", "reason", "at", "source"),
+        *("performed_on", "reason", "detail", "at", "source"),
     )
     print_table(
         "SLND results - RESEARCH USE ONLY",
@@ -205,23 +207,28 @@ def _study_of(session: Session, parked: ParkedRecord, uid: str | None) -> StudyR
 
 @click.command("discard")
 @click.argument("parked_id", type=int)
+@dry_run_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @site_options
-def discard(site: Site, *, parked_id: int, yes: bool, as_json: bool) -> None:
+def discard(
+    site: Site, *, parked_id: int, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Do not record a parked result; it stays in the list as discarded."""
     with site.reading() as session:
         parked = parking.parked_one(session, parked_id)
     if not yes:
         show([(name, value) for name, value in _parked_row(parked).items() if value])
+    if not (yes or dry_run):
         click.confirm("Discard this result?", abort=True, err=True)
-    with site.writing.begin() as session:
+    with changing(site, dry_run=dry_run) as session:
         parking.discard(session, parked_id, operator(), now())
         text = f"parked result {parked_id} discarded by {operator()}"
         for study in rules.studies_of(session, parked.arrived.patients):
             ledger.add_event(session, study.study_uid, "slnd", text, now())
         signed.thing(session, site, "slnd discard", f"parked {parked_id}")
+    done = "would be discarded" if dry_run else "discarded"
     if as_json:
-        print_json({"parked_id": parked_id, "done": "discarded"})
+        print_json({"parked_id": parked_id, "done": done})
     else:
-        click.echo(f"discarded: parked SLND result {parked_id}")
+        click.echo(f"{done}: parked SLND result {parked_id}")

@@ -13,12 +13,14 @@ from dicom_node.audit import Action
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
 from dicom_node.spool import Spool
-from dicom_node.study import StudyState, StudyUid
-from worker import keeping, outcomes
+from dicom_node.study import StudyUid
+from worker import keeping, outcomes, reprocessing
 from worker.cli import signed
+from worker.cli.choosing import choice_options, wanted_of
 from worker.cli.context import (
     Site,
     json_option,
+    limit_option,
     print_json,
     print_table,
     rfc3339,
@@ -142,17 +144,27 @@ def _enter_view(site: Site, what: str, uids: Sequence[str]) -> None:
 
 
 @command.command("list")
-@click.option("--state", type=click.Choice([state.value for state in StudyState]))
-@click.option("--limit", default=50, show_default=True, help="Newest first.")
+@choice_options
+@limit_option(50)
 @phi_option
 @json_option
 @site_options
 def list_studies(
-    site: Site, state: str | None, limit: int, *, phi: bool, as_json: bool
+    site: Site,
+    limit: int,
+    *,
+    phi: bool,
+    as_json: bool,
+    **said: Any,  # noqa: ANN401 - the options that choose
 ) -> None:
-    """List studies, newest first."""
+    """List studies, newest first: all of them, or those that the options choose.
+
+    Example: sentinode studies list --state held --received-since 2026-03-01
+    """
+    wanted = wanted_of(site, (), said)
     with site.reading() as session:
-        found = ledger.studies(session, StudyState(state) if state else None, limit)
+        uids = reprocessing.newest(session, wanted, limit)
+        found = [ledger.study(session, uid) for uid in uids]
     if phi:
         _enter_view(site, "studies list --phi", [one.study_uid for one in found])
     with site.reading() as session:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import __version__, audit, db, logs, schema
-from dicom_node.audit import Action, Code, Event, Kind
+from dicom_node import audit, db, logs, schema
+from dicom_node.audit import Kind
 from dicom_node.errors import SettingsError
 from dicom_node.settings import UP_FILE, local_host
 from worker import models, outcomes, standalone
@@ -32,11 +31,14 @@ POLL_S: Final = 0.5
 @click.option("--port", type=int, help="Port of the listener [11112]; 0: a free one.")
 @click.option("--host", help="Address to listen on [0.0.0.0].")
 @click.option(
-    "--pacs", multiple=True, metavar="AET@HOST:PORT", help="Where results go; repeat."
+    "--pacs",
+    multiple=True,
+    metavar="[tls:]AET@HOST:PORT",
+    help="Where results go; repeat.",
 )
 @click.option(
     "--query",
-    metavar="AET@HOST:PORT",
+    metavar="[tls:]AET@HOST:PORT",
     help="The archive's query AE, whose counts must agree with ours.",
 )
 @click.option("--stow", multiple=True, metavar="URL", help="STOW-RS service; repeat.")
@@ -51,7 +53,7 @@ POLL_S: Final = 0.5
 @click.option(
     "--allow",
     multiple=True,
-    metavar="AET[@CIDR]",
+    metavar="AET[@CIDR[#CERTIFICATE]]",
     help="Who may send; repeat. Default: the AE of --pacs, from its host.",
 )
 def command(data_dir: str, **others: object) -> None:
@@ -71,6 +73,8 @@ def command(data_dir: str, **others: object) -> None:
     logs.configure(style=settings.log_format)
     with standalone.exclusive(settings.data_dir):
         _demand_free(settings.host, settings.port)
+        if settings.takes_tls:
+            _demand_free(settings.host, settings.tls_port)
         if settings.hl7_port is not None:
             _demand_free(settings.hl7_host, settings.hl7_port)
         if settings.http_port:
@@ -104,22 +108,8 @@ def on_record(settings: WorkerSettings) -> Iterator[None]:
 
 def _enter(settings: WorkerSettings, kind: Kind, what: str) -> None:
     engine = db.connect(settings.database)
-    event = Event(
-        Code.APPLICATION,
-        Action.EXECUTE,
-        what,
-        operator(),
-        object_id="sentinode",
-        detail=f"version {__version__}, {settings.aet} on port {settings.port}",
-        kind=kind,
-    )
-    try:
-        with db.writing(engine).begin() as session:
-            audit.record(session, audit.trail_of(settings), event)
-    except SQLAlchemyError as error:  # a database that is gone must not stop a stop
-        log.error("not in the audit trail: %s (%s)", what, type(error).__name__)  # noqa: TRY400 - the text says all
-    finally:
-        engine.dispose()
+    audit.activity(db.writing(engine), settings, (kind, what), operator())
+    engine.dispose()
 
 
 def _as_text(options: Mapping[str, object]) -> dict[str, str]:
@@ -167,7 +157,8 @@ def _demand_free(host: str, port: int) -> None:
                 if time.monotonic() > deadline:
                     raise SettingsError(
                         f"cannot listen on {host} port {port} ({error.strerror}): "
-                        "choose another --port or --host, --hl7-port or --http-port"
+                        "choose another --port or --host, --hl7-port or --http-port, "
+                        "or SENTINODE_TLS_PORT"
                     ) from error
             else:
                 return

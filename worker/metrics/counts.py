@@ -15,8 +15,9 @@ from dicom_node.counters import Counted
 from dicom_node.findings import ParkReason, Pathway
 from dicom_node.settings import AllowedPeer
 from dicom_node.study import Peer, StudyState
+from dicom_node.syslog import Collector
 from dicom_node.tables import DeliveryRow, DeliveryState, Pausable, StudyRow
-from worker import outcomes
+from worker import outcomes, relay
 from worker.metrics import drift
 from worker.metrics.drift import Drift
 from worker.outcomes import Activation
@@ -38,10 +39,14 @@ FAMILIAR: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What labels may say: AE titles of callers, and destinations by their text."""
+    """What labels may say: AE titles of callers, and destinations by their text.
+
+    `collector` is where the audit trail goes.
+    """
 
     callers: frozenset[str]
     destinations: Mapping[str, str]
+    collector: Collector | None = None
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> "Names":
@@ -53,6 +58,7 @@ class Names:
                 str(each): each.ae_title if isinstance(each, Peer) else each.host
                 for each in settings.destinations
             },
+            settings.audit_syslog,
         )
 
     def caller(self, ae_title: str) -> str:
@@ -70,6 +76,7 @@ class Counts:
 
     `recent` are studies that received within the last day. Ages are in seconds, 0
     when nothing waits. `paused` says of each queue whether a person has paused it.
+    `audit_waiting` entries of the audit trail wait for its collector, None without one.
     """
 
     cases: Mapping[str, int]
@@ -85,10 +92,51 @@ class Counts:
     active: tuple[Activation, ...]
     thresholds: Mapping[str, float]
     drift: tuple[Drift, ...]
+    audit_waiting: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits; `bulk` of the queued give way to live work, and age like them.
+
+    Ages are those of the oldest, in seconds; None when nothing waits.
+    """
+
+    queued: int
+    bulk: int
+    analyzing: int
+    due: int
+    queue_age_s: float | None
+    delivery_age_s: float | None
+
+
+def waiting(session: Session, at: datetime) -> Waiting:
+    """Count what waits to be analysed and to be sent."""
+    is_queued = StudyRow.state == StudyState.QUEUED
+    counted = func.count().filter
+    queued, bulk, analyzing, oldest = session.execute(
+        select(
+            counted(is_queued),
+            counted(is_queued, StudyRow.bulk),
+            counted(StudyRow.state == StudyState.ANALYZING),
+            func.min(StudyRow.queued_at).filter(is_queued),
+        ).where(StudyRow.state.in_((StudyState.QUEUED, StudyState.ANALYZING)))
+    ).one()
+    due, first = session.execute(
+        select(func.count(), func.min(DeliveryRow.due_since)).where(
+            DeliveryRow.state == DeliveryState.DUE
+        )
+    ).one()
+    return Waiting(queued, bulk, analyzing, due, _age(oldest, at), _age(first, at))
+
+
+def _age(since: datetime | None, at: datetime) -> float | None:
+    return None if since is None else max((at - since).total_seconds(), 0.0)
 
 
 def look(session: Session, names: Names, at: datetime) -> Counts:
     """Count everything, in as many queries however many rows there are."""
+    wait = waiting(session, at)
     return Counts(
         cases={str(one): 0 for one in Pathway} | _by(session, CaseRow.pathway),
         discordant_cases=_discordant(session),
@@ -97,12 +145,8 @@ def look(session: Session, names: Names, at: datetime) -> Counts:
         deliveries=_deliveries(session, names),
         slnd_parked={str(one): 0 for one in ParkReason}
         | _by(session, ParkedRow.reason, ParkedRow.state == ParkedState.PARKED),
-        queue_age_s=_age(
-            session, StudyRow.queued_at, StudyRow.state == StudyState.QUEUED, at
-        ),
-        delivery_age_s=_age(
-            session, DeliveryRow.due_since, DeliveryRow.state == DeliveryState.DUE, at
-        ),
+        queue_age_s=wait.queue_age_s or 0.0,
+        delivery_age_s=wait.delivery_age_s or 0.0,
         paused=_paused(session),
         counters=_counters(session, names),
         active=tuple(outcomes.activations(session).values()),
@@ -111,6 +155,9 @@ def look(session: Session, names: Names, at: datetime) -> Counts:
             for stage, (value, _) in outcomes.thresholds(session).items()
         },
         drift=drift.newest(session),
+        audit_waiting=None
+        if names.collector is None
+        else relay.standing(session, names.collector).waiting,
     )
 
 
@@ -200,16 +247,6 @@ def _add(
     for key, count in more:
         totals[key] = totals.get(key, 0) + count
     return totals
-
-
-def _age(
-    session: Session,
-    column: Column,
-    waits: Condition,
-    at: datetime,
-) -> float:
-    oldest = session.scalar(select(func.min(column)).where(waits))
-    return max((at - oldest).total_seconds(), 0.0) if oldest else 0.0
 
 
 def _counters(session: Session, names: Names) -> dict[Counted, int]:

@@ -6,7 +6,8 @@ on zero or on a rise works.
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -61,6 +62,7 @@ class View:
     free_bytes: int | None
     min_free_bytes: int
     spool_bytes: int | None
+    expiries: Mapping[str, datetime] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -104,6 +106,9 @@ def _places(view: View) -> Iterator[Metric]:
     yield _one("disk_min_free_bytes", said, view.min_free_bytes)
     if view.spool_bytes is not None:
         yield _one("spool_bytes", "Instances in the spool", view.spool_bytes)
+    ends = [((name,), end.timestamp()) for name, end in view.expiries.items()]
+    said = "Until when the certificates of a file hold"
+    yield _gauge("certificate_expiry_timestamp_seconds", said, ("setting",), ends)
 
 
 def _counts(seen: Counts) -> Iterator[Metric]:
@@ -127,6 +132,9 @@ def _counts(seen: Counts) -> Iterator[Metric]:
     yield _one("delivery_age_seconds", said, seen.delivery_age_s)
     paused = [((name,), float(is_paused)) for name, is_paused in seen.paused.items()]
     yield _gauge("queue_paused", "1 while a person has paused it", ("queue",), paused)
+    if seen.audit_waiting is not None:
+        said = "Entries of the audit trail that its collector has not taken"
+        yield _one("audit_waiting", said, seen.audit_waiting)
 
 
 def _callers(seen: Counts) -> Iterator[Metric]:

@@ -10,17 +10,16 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kombu import Connection
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import db
 from dicom_node.db import now
-from dicom_node.errors import NodeError
+from dicom_node.errors import NodeError, SpoolFullError
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceRow
-from worker import manifest, models, queues
-from worker.app import waiting
+from worker import credentials, manifest, models, queues
+from worker.app import reach, waiting
 from worker.metrics import counts
 from worker.metrics.counts import Counts, Names
 from worker.metrics.families import InUse, View
@@ -105,6 +104,7 @@ class Scraper:
             free_bytes=self._free_bytes(),
             min_free_bytes=self._settings.min_free_bytes,
             spool_bytes=self._size.known(),
+            expiries=credentials.expiries(self._settings),
             seconds=self._clock() - started,
         )
 
@@ -137,13 +137,8 @@ class Scraper:
         return InUse(stage, one.name, one.version, weights, threshold, source)
 
     def _queues(self) -> dict[str, int] | None:
-        broker = Connection(
-            self._settings.broker,
-            connect_timeout=BROKER_TIMEOUT_S,
-            transport_options={"socket_timeout": BROKER_TIMEOUT_S},
-        )
         try:
-            with broker as connection:
+            with reach(self._settings.broker, BROKER_TIMEOUT_S) as connection:
                 return {name: waiting(connection, name) for name in QUEUES}
         except Exception as error:  # noqa: BLE001 - each transport has errors of its own
             extra = {"error": type(error).__name__}
@@ -153,7 +148,7 @@ class Scraper:
     def _free_bytes(self) -> int | None:
         try:
             return Spool(self._settings.spool).free_bytes()
-        except OSError:
+        except SpoolFullError:
             return None
 
 

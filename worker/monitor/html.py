@@ -27,8 +27,12 @@ th{font-weight:600;background:var(--soft)}td.n,th.n{text-align:right}
 code{font-size:.9em;overflow-wrap:anywhere}
 .ok{color:var(--good)}.bad{color:var(--bad);font-weight:600}.warn{color:var(--warn)}
 @media(max-width:40rem){th,td{padding:.25rem .35rem}
-#stuck thead{display:none}#stuck tr{display:block;border-bottom:1px solid var(--line);
-padding:.3rem 0}#stuck td{display:block;border:0;padding:0 .35rem;text-align:left}}
+:is(#stuck,#models,#studies) thead{display:none}
+:is(#stuck,#models,#studies) tr{display:block;padding:.3rem 0;
+border-bottom:1px solid var(--line)}
+:is(#stuck,#models,#studies) td{display:block;border:0;padding:0 .35rem;text-align:left}
+:is(#models,#studies) td::before{content:attr(data-head) ": ";opacity:.7}
+:is(#models,#studies) td:empty{display:none}}
 """
 CLASSES: Final = {
     **dict.fromkeys(("failed",), "bad"),
@@ -61,16 +65,17 @@ def section(
     head = "".join(
         f"<th{kind}>{escape(one)}</th>" for one, kind in zip(heads, kinds, strict=True)
     )
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, row, heads))}</tr>" for row in rows)
     return (
         f'{start}<div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 
 
-def _cell(value: Cell) -> str:
+def _cell(value: Cell, head: str) -> str:
+    """Return a cell; where rows are stacked, on a telephone, it names its column."""
     inner = value if isinstance(value, Html) else escape(str(value))
-    return f"<td{_kind(value)}>{inner}</td>"
+    return f'<td{_kind(value)} data-head="{escape(head)}">{inner}</td>'
 
 
 def _kind(value: Cell) -> str:

@@ -18,12 +18,14 @@ from typing import Final
 from billiard.process import current_process
 from celery import current_app, shared_task
 from celery.signals import worker_init, worker_process_init
+from sqlalchemy.exc import DBAPIError
 
 from dicom_node import db, ledger, outbox, pauses, purge, references
 from dicom_node.db import Sessions, now
 from dicom_node.destination import Destination
 from dicom_node.errors import (
     InvalidDocumentError,
+    LedgerUnavailableError,
     ModelIntegrityError,
     NodeError,
     SettingsError,
@@ -114,6 +116,8 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
     except (TransientError, ModelIntegrityError) as error:
         _give_back(claim, site.sessions, error)
         raise
+    except DBAPIError as error:
+        _after_database_error(claim, site, error)
     except NodeError as error:
         _conclude(claim, site.sessions, _verdict(error))
     except Exception as error:  # noqa: BLE001 -- the edge of a supervised process
@@ -315,6 +319,21 @@ def _give_back(claim: Claim, sessions: Sessions, error: NodeError) -> None:
     with sessions.begin() as session:
         ledger.give_back(session, claim, now(), str(error), transient=True)
     log.warning("study given back", extra=_of(claim) | {"error": type(error).__name__})
+
+
+def _after_database_error(claim: Claim, site: Site, error: DBAPIError) -> None:
+    """Give a study back that is not to blame; what was asked may be, too.
+
+    Raises:
+        LedgerUnavailableError: The database is away, busy or full.
+        DBAPIError: It still is: the lease of the claim will end.
+    """
+    if not db.is_outage(error):
+        _after_crash(claim, site, error)
+        return
+    outage = LedgerUnavailableError("the database was away, busy or full")
+    _give_back(claim, site.sessions, outage)
+    raise outage from error
 
 
 def _after_crash(claim: Claim, site: Site, error: Exception) -> None:

@@ -12,12 +12,13 @@ from typing import Final
 
 from celery import shared_task
 
-from dicom_node import ledger, retrieve, selection
+from dicom_node import audit, ledger, retrieve, selection
+from dicom_node.audit import Action, Event
 from dicom_node.db import Sessions, now
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.retrieve import Archive, Holding
 from dicom_node.spool import Spool
-from dicom_node.study import StudyState, StudyUid
+from dicom_node.study import Peer, StudyState, StudyUid
 from worker import models, outcomes, queues, runtime
 from worker.marked import read_marked
 from worker.rules import RulesUnusableError, route, site_rules
@@ -96,10 +97,12 @@ def _is_counted(uid: StudyUid, place: Place) -> bool:
         stored = ledger.instances(session, uid)
     timeout = settings.query_timeout.total_seconds()
     try:
-        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
-            return retrieve.count(archive, uid, Holding.of(stored)).agree
+        with retrieve.querying(settings.query, settings.caller, timeout) as archive:
+            agree = retrieve.count(archive, uid, Holding.of(stored)).agree
     except NodeError:
         return False
+    _sign(place, [uid], settings.query)
+    return agree
 
 
 def count(uids: Sequence[StudyUid], place: Place) -> None:
@@ -115,13 +118,31 @@ def count(uids: Sequence[StudyUid], place: Place) -> None:
     timeout = settings.query_timeout.total_seconds()
     waiting = list(uids)
     try:
-        with retrieve.querying(settings.query, settings.aet, timeout) as archive:
+        with retrieve.querying(settings.query, settings.caller, timeout) as archive:
             while waiting and time.monotonic() < until:
                 _count_one(waiting[0], place, archive)
                 del waiting[0]
     except NodeError as error:
         for uid in waiting:
             _enter_unanswered(uid, place.sessions, error)
+    _sign(place, [uid for uid in uids if uid not in waiting], settings.query)
+
+
+def _sign(place: Place, uids: Sequence[StudyUid], archive: Peer) -> None:
+    """Enter which studies an archive was asked about."""
+    asked = (
+        Event(
+            audit.Code.QUERY,
+            Action.EXECUTE,
+            "archive counted",
+            "sentinode",
+            study=uid,
+            peer=str(archive),
+        )
+        for uid in uids
+    )
+    with place.sessions.begin() as session:
+        audit.record(session, audit.trail_of(place.settings), *asked)
 
 
 def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:

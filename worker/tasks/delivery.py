@@ -1,6 +1,7 @@
 """Sending what is due to one destination, and asking it to keep what it has."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +10,15 @@ from typing import Final
 
 from celery import shared_task
 
-from dicom_node import commitment, committer, outbox, pauses, sender, stow
+from dicom_node import (
+    commitment,
+    committer,
+    outbox,
+    pauses,
+    sender,
+    stow,
+    transfers,
+)
 from dicom_node.commitment import Report, Request
 from dicom_node.committer import Patience
 from dicom_node.db import Clock, Sessions, now
@@ -27,6 +36,7 @@ from dicom_node.spool import Spool
 from dicom_node.statuses import SendOutcome, meaning, written
 from dicom_node.study import Peer, StudyUid
 from dicom_node.tables import Pausable
+from dicom_node.transfers import Went
 from worker import queues, runtime
 from worker.settings import WorkerSettings
 
@@ -65,11 +75,25 @@ class Round:
     end_at: datetime
     waiting: set[StudyUid] = field(default_factory=set)
     settled: set[Path] = field(default_factory=set)
+    went: defaultdict[str, Went] = field(default_factory=lambda: defaultdict(Went))
 
     def skip(self, path: Path) -> bool:
         """Say whether a file must not go out in this round."""
         late = self.site.clock() >= self.end_at
         return late or self.files[path].study_uid in self.waiting
+
+    def note(self, outcome: SendOutcome) -> None:
+        """Remember how one file went."""
+        delivery = self.files[outcome.path]
+        self.settled.add(outcome.path)
+        if isinstance(outcome.error, TransientError):
+            self.waiting.add(delivery.study_uid)
+        went = self.went[delivery.study_uid]
+        went.answered |= outcome.status is not None
+        if outcome.error is None:
+            went.taken.append(outcome.sop_instance_uid or delivery.sop_instance_uid)
+        else:
+            went.failed += 1
 
     def stand_in(self, path: Path, sop_class_uid: str) -> Path:
         """Return the frozen file of a report as another SOP class.
@@ -133,13 +157,15 @@ def _send_due(target: Destination, site: Site, end_at: datetime) -> bool:
     if not files:
         return False
     this = Round(site, files, end_at)
+    studies = {delivery.study_uid for delivery in files.values()}
+    with site.sessions.begin() as session:
+        transfer = transfers.begin(session, str(target), studies, site.clock())
     for outcome in _exchange(target, this):
-        this.settled.add(outcome.path)
-        delivery = files[outcome.path]
-        if isinstance(outcome.error, TransientError):
-            this.waiting.add(delivery.study_uid)
-        _record(target, site, delivery, outcome)
+        this.note(outcome)
+        _record(target, site, files[outcome.path], outcome)
     _give_back(this)
+    with site.sessions.begin() as session:
+        transfers.end(session, transfer, this.went, site.clock())
     return len(claimed) == BATCH and not this.waiting and site.clock() < end_at
 
 
@@ -148,7 +174,7 @@ def _exchange(target: Destination, this: Round) -> Iterator[SendOutcome]:
     timeout = settings.answer_timeout.total_seconds()
     handling = Handling(this.skip, this.stand_in)
     if isinstance(target, Peer):
-        return sender.send(target, settings.aet, this.files, timeout, handling)
+        return sender.send(target, settings.caller, this.files, timeout, handling)
     credentials = settings.stow_credentials
     return stow.send(target, this.files, credentials, timeout, handling)
 
@@ -193,12 +219,16 @@ def _record(
                 commitment.want(session, delivery.delivery_id, at)
             log.log(logging.WARNING if status else logging.INFO, "sent", extra=extra)
         elif isinstance(error, TransientError):
-            limit = site.settings.give_up_after
-            outbox.deferred(session, delivery, str(error), status, at, limit)
+            endurance = _endurance(site.settings)
+            outbox.deferred(session, delivery, str(error), status, at, endurance)
             log.warning("delivery deferred", extra=extra)
         else:
             outbox.failed(session, delivery, str(error), status, at)
             log.error("delivery failed", extra=extra)
+
+
+def _endurance(settings: WorkerSettings) -> outbox.Endurance:
+    return outbox.Endurance(settings.retry_after, settings.give_up_after)
 
 
 def _ask_commitment(peer: Peer, site: Site) -> None:
@@ -212,7 +242,9 @@ def _ask_commitment(peer: Peer, site: Site) -> None:
         return
     extra = {"destination": str(peer), "transaction_uid": request.transaction_uid}
     try:
-        committer.ask(peer, settings.aet, request, _entering(site), _patience(settings))
+        committer.ask(
+            peer, settings.caller, request, _entering(site), _patience(settings)
+        )
     except PeerUnavailableError as error:
         _postpone(site, request, str(error))
         log.warning("commitment not asked for", extra=extra)

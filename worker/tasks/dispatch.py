@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from celery import current_app, shared_task
@@ -13,7 +13,7 @@ from dicom_node import audit, ledger, outbox, pauses
 from dicom_node.db import Sessions, now
 from dicom_node.study import StudyUid
 from dicom_node.tables import Pausable
-from worker import chronicle, parking, queues, retention, runtime
+from worker import chronicle, parking, queues, relay, retention, runtime
 from worker.app import waiting
 from worker.retention import Store
 from worker.settings import WorkerSettings
@@ -27,6 +27,9 @@ EXAMINED_AT_ONCE: Final = 4
 COUNTED_AT_ONCE: Final = 10
 COUNT_LEASE: Final = timedelta(minutes=2)
 """After this a count is asked for again: whoever asked has been killed by then."""
+
+DRAFT_AGE: Final = timedelta(hours=1)
+"""Nobody writes one file for so long, and every write moves its time of change."""
 
 BACKLOG_RESEND: Final = timedelta(hours=1)
 """How long a message is waited for while others are ahead of it in its queue."""
@@ -46,9 +49,9 @@ def sweep(
     """Bring every study and delivery on by one step; return how many were announced.
 
     State first, message after its commit: a message that is lost here is sent again
-    by a later sweep, and one that arrives twice finds the claim taken. While a queue
-    holds messages, one that was sent is late, not lost: sending it again would make
-    a long queue longer.
+    by a later sweep, and one that arrives twice finds the claim taken. One that may
+    be among those that a queue holds is late, not lost: sending it again would make a
+    long queue longer.
     """
     with sessions.begin() as session:
         ledger.expire_leases(session, at, settings.max_attempts)
@@ -63,7 +66,8 @@ def sweep(
         if Pausable.ANALYSIS not in paused:
             studies = _studies(session, broker.waiting(queues.ANALYSIS), settings, at)
         if Pausable.DELIVERY not in paused:
-            patience = _patience(broker.waiting(queues.DELIVERY), settings)
+            is_late = broker.waiting(queues.DELIVERY) > 0
+            patience = BACKLOG_RESEND if is_late else settings.resend_after
             deliveries = outbox.due(session, at, patience, BATCH)
         parked = parking.due(session, at)
     for parked_id in parked:  # each alone: it locks the study that it belongs to
@@ -85,8 +89,20 @@ def sweep(
     return len(studies) + len(deliveries)
 
 
-def _patience(messages: int, settings: WorkerSettings) -> timedelta:
-    return BACKLOG_RESEND if messages else settings.resend_after
+def _patience(
+    session: Session, messages: int, settings: WorkerSettings, at: datetime
+) -> timedelta:
+    """Return how long the message of a study is waited for.
+
+    A queue that was wiped and fills again holds none of the earlier messages.
+    """
+    if not messages:
+        return settings.resend_after
+    since = ledger.announced_since(session, messages)
+    if since is None:
+        return BACKLOG_RESEND
+    passed = at - since + timedelta(microseconds=1)
+    return min(BACKLOG_RESEND, max(settings.resend_after, passed))
 
 
 def _studies(
@@ -97,7 +113,7 @@ def _studies(
     So a study that has just come stands behind `bulk_ahead` bulk studies at most,
     whatever the broker does about priorities.
     """
-    patience = _patience(messages, settings)
+    patience = _patience(session, messages, settings, at)
     counted = settings.query is not None
     live = ledger.unannounced(session, at, patience, BATCH, counted=counted)
     room = settings.bulk_ahead - messages - len(live)
@@ -134,13 +150,28 @@ def run_purge() -> None:
     retention.sweep(store, runtime.settings().retention, now())
 
 
+@shared_task(name=queues.TIDY, ignore_result=True)
+def run_tidy() -> None:
+    """Remove the drafts that writers left who died more than an hour ago."""
+    removed = runtime.spool().sweep_partial(datetime.now(UTC) - DRAFT_AGE)
+    if removed:
+        log.warning("drafts of dead writers removed", extra={"files": removed})
+
+
 @shared_task(name=queues.FOLLOW, ignore_result=True)
 def run_follow() -> None:
     """Enter in the audit trail what the service did since the last time."""
     trail = audit.trail_of(runtime.settings())
-    while chronicle.pending(runtime.sessions()):
+    more = 1
+    while more:
         with runtime.sessions().begin() as session:
-            chronicle.follow(session, trail)
+            more = chronicle.follow(session, trail)
+
+
+@shared_task(name=queues.RELAY, ignore_result=True)
+def run_relay() -> None:
+    """Send the audit trail on to the site's collector."""
+    relay.relay(runtime.sessions(), runtime.settings())
 
 
 def _waiting(queue: str) -> int:

@@ -1,0 +1,1 @@
+"""The kill matrix: real processes, real SIGKILL, three ledgers that must agree."""
