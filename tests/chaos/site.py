@@ -31,7 +31,7 @@ from worker.settings import WorkerSettings
 
 OURS = (points.ANALYSIS, points.DISPATCH, points.BEAT, points.LISTENER)
 POOLS = {points.ANALYSIS, points.DISPATCH}
-READY_S = 180.0
+READY_S = 600.0
 """Long, because a busy host is no fault of what is tried here."""
 
 WITH_US = ("setpriv", "--pdeathsig", "KILL")

@@ -209,7 +209,7 @@ def test_a_study_that_hangs_is_killed_and_stops_no_other(
     sentinode = Sentinode(tmp_path / "sentinode", quick_models)
     orthanc = Orthanc(tmp_path / "orthanc", sentinode.port).start()
     sentinode.extra = {
-        "SENTINODE_ANALYSIS_TIME_LIMIT": "5",
+        "SENTINODE_ANALYSIS_TIME_LIMIT": "10",
         "SENTINODE_COMPLETE_EARLY": "false",  # the file is exchanged before that
     }
     sentinode.use(str(orthanc), "600")
@@ -225,8 +225,8 @@ def test_a_study_that_hangs_is_killed_and_stops_no_other(
         send_all(sentinode, write, [*good, dicom_objects.sr_rectangle(good[4])])
         sentinode.run("studies", "complete", uid_of(good))
 
-        sentinode.await_state(uid_of(good), "analyzed")
-        study = sentinode.await_state(uid_of(slices), "failed", timeout=120)
+        sentinode.await_state(uid_of(good), "analyzed", timeout=180)
+        study = sentinode.await_state(uid_of(slices), "failed", timeout=240)
     finally:
         sentinode.stop()
         orthanc.stop()
