@@ -403,6 +403,9 @@ def settle(
     deadline = time.monotonic() + SETTLE_S
     settled_at: float | None = None
     while time.monotonic() < deadline:
+        # Asked before what died is started again: a database that was killed when
+        # all was done must be up before its ledgers are read.
+        struck = strike is None or strike.fired()
         here.tend()
         if strike is not None:
             strike.tick()
@@ -411,7 +414,7 @@ def settle(
         if not alive and is_settled(here, sent):
             settled_at = settled_at or time.monotonic()
             waited = time.monotonic() - settled_at
-            if strike is None or strike.fired() or waited > UNFIRED_S:
+            if struck or waited > UNFIRED_S:
                 return
         else:
             settled_at = None

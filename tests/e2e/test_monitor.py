@@ -85,7 +85,7 @@ def test_the_page_of_a_live_system(watched, tmp_path):
         return (
             seen
             if seen.get(("sentinode_studies_recent", "analysis_error", "failed"))
-            and seen.get(("sentinode_stores_total", "ORTHANC", "0x0000"))
+            and seen.get(("sentinode_stores_total", "ORTHANC", "0x0000"), 0) >= 28
             else None
         )
 
