@@ -52,6 +52,7 @@ MAX_DEPTH: Final = 100
 
 VALUE_ERRORS: Final = (
     ArithmeticError,
+    BytesLengthException,
     LookupError,
     NotImplementedError,
     TypeError,

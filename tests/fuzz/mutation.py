@@ -20,25 +20,43 @@ def of_bytes(data: bytes, rng: Random) -> bytes:
     """Flip, overwrite, insert, remove, repeat or cut."""
     found = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4, 12])):
-        size = len(found)
-        at = rng.randrange(size + 1)
-        what = rng.randrange(7)
-        if what == 0 and size:
-            found[at % size] ^= 1 << rng.randrange(8)
-        elif what == 1 and size:
-            found[at % size] = rng.randrange(256)
-        elif what == 2:
-            wild = rng.choice(WILD_BYTES)
-            found[at : at + len(wild)] = wild
-        elif what == 3:
-            found[at:at] = rng.randbytes(rng.choice([1, 2, 8]))
-        elif what == 4:
-            del found[at : at + rng.choice([1, 2, 8, 64])]
-        elif what == 5:
-            found[at:at] = found[at : at + rng.choice([4, 16, 64])]
-        elif rng.random() < 0.3:
-            del found[at:]
+        rng.choice(CHANGES)(found, rng.randrange(len(found) + 1), rng)
     return bytes(found)
+
+
+def _flip(found: bytearray, at: int, rng: Random) -> None:
+    if found:
+        found[at % len(found)] ^= 1 << rng.randrange(8)
+
+
+def _set(found: bytearray, at: int, rng: Random) -> None:
+    if found:
+        found[at % len(found)] = rng.randrange(256)
+
+
+def _overwrite(found: bytearray, at: int, rng: Random) -> None:
+    wild = rng.choice(WILD_BYTES)
+    found[at : at + len(wild)] = wild
+
+
+def _insert(found: bytearray, at: int, rng: Random) -> None:
+    found[at:at] = rng.randbytes(rng.choice([1, 2, 8]))
+
+
+def _remove(found: bytearray, at: int, rng: Random) -> None:
+    del found[at : at + rng.choice([1, 2, 8, 64])]
+
+
+def _repeat(found: bytearray, at: int, rng: Random) -> None:
+    found[at:at] = found[at : at + rng.choice([4, 16, 64])]
+
+
+def _cut(found: bytearray, at: int, rng: Random) -> None:
+    if rng.random() < 0.3:
+        del found[at:]
+
+
+CHANGES = (_flip, _set, _overwrite, _insert, _remove, _repeat, _cut)
 
 
 def of_text(data: bytes, rng: Random) -> bytes:

@@ -1,13 +1,12 @@
 """Valid inputs to begin with, as other people's libraries write them."""
 
 import struct
-from io import BytesIO
 
 import numpy as np
 from openjpeg.utils import encode_array
 from pydicom import Dataset
-from pydicom.filewriter import write_dataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels import get_encoder
 from pydicom.uid import (
     EnhancedMRImageStorage,
@@ -43,12 +42,42 @@ def image() -> Dataset:
     return mr_slice()
 
 
+KEPT = frozenset({0x00080005, 0x00080016, 0x00080018, 0x00080060})
+UNNEEDED = frozenset({0x0018A001, 0x0040A370, 0x0040A372, 0x0040A375, 0x0040A385})
+
+
+def lean(document: Dataset) -> Dataset:
+    """Take away what no reader looks at: mutations shall hit the rest."""
+    for element in list(document):
+        tag = element.tag
+        patient = tag.group in {0x0008, 0x0010} and tag not in KEPT
+        if tag in UNNEEDED or (
+            patient and element.keyword != "ReferencedSeriesSequence"
+        ):
+            del document[tag]
+    if "ContentSequence" in document:
+        document.ContentSequence = [
+            one for one in document.ContentSequence if _tells(one)
+        ]
+    return document
+
+
+def _tells(item: Dataset) -> bool:
+    kinds = {"SCOORD", "SCOORD3D", "PNAME", "IMAGE"}
+    return item.get("ValueType") in kinds or any(
+        map(_tells, item.get("ContentSequence") or ())
+    )
+
+
 def carriers() -> dict[str, tuple[Dataset, bool]]:
     """Every carrier by name, and whether it keeps a rectangle exactly."""
     on = image()
-    exact = {name: (write(on, BOX), True) for name, write in roi_objects.EXACT.items()}
-    rough = {name: (write(on, BOX), False) for name, write in roi_objects.WHOLE.items()}
-    return exact | rough | {"KOS": (dicom_objects.key_object(on), False)}
+    made = {name: (write, True) for name, write in roi_objects.EXACT.items()}
+    made |= {name: (write, False) for name, write in roi_objects.WHOLE.items()}
+    found = {
+        name: (lean(write(on, BOX)), exact) for name, (write, exact) in made.items()
+    }
+    return found | {"KOS": (lean(dicom_objects.key_object(on)), False)}
 
 
 def overlaid() -> bytes:
@@ -160,8 +189,3 @@ PEERS = (
     b"::ffff:10.1.2.3%eth0",
     b"1.2.840.10008.1.2.1",
 )
-
-
-def file_of(data: bytes) -> BytesIO:
-    """A stream that stands at its beginning."""
-    return BytesIO(data)
