@@ -248,6 +248,8 @@ def text(dataset: Dataset, keyword: str) -> str:
     if value is None or isinstance(value, bytes):
         return ""
     many = isinstance(value, Sequence) and not isinstance(value, str)
+    if many and any(isinstance(one, Dataset) for one in value):
+        return ""  # a sequence where a text should be; as text it may take minutes
     return "\\".join(str(one).strip() for one in (value if many else (value,)))
 
 

@@ -236,7 +236,7 @@ def _uid(item: Dataset, keyword: str) -> str:
     value = item.get_item(keyword).value
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
-    return str(value or "").strip("\0 ")
+    return value.strip("\0 ") if isinstance(value, str) else ""
 
 
 def reported(session: Session, report: Report, at: datetime) -> bool:
