@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,10 +23,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.fuzz import targets
+from tests.fuzz import targets, wire
 
 MINIMUM = 100_000
 COVERAGE = re.compile(rb"cov: (\d+)")
+PDUS = "pdu"
 CPUS = os.cpu_count() or 1
 
 
@@ -99,6 +101,20 @@ def _keep(name: str, folder: Path, kept: Path, code: int) -> None:
         (kept / f"{name}-died-{int(time.time())}").write_bytes(slot[4 : 4 + size])
 
 
+def run_pdus(row: Row, pdus: int, seed: int) -> None:
+    """Let a listener of its own have so many PDUs."""
+    begun = time.monotonic()
+    told: Counter[str] = Counter()
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        wire.serving(Path(scratch)) as served,
+    ):
+        row.findings = wire.storm(served, pdus, seed, told)
+        row.outcomes = len(served.outcomes)
+    row.inputs = told["pdus"]
+    row.seconds = round(time.monotonic() - begun, 1)
+
+
 def show(rows: list[Row], console: Console) -> None:
     """Print the counts of every target, and everything that was found."""
     table = Table("target", box=None)
@@ -151,19 +167,22 @@ def main(
     stop = threading.Event()
     watching = threading.Thread(target=watch, args=(rows, sum(plan.values()), stop))
     watching.start()
-    slowest_first = sorted(rows, key=lambda row: plan[row.target])
+    sent = Row(PDUS)
     with ThreadPoolExecutor(jobs) as pool:
-        for row in slowest_first:
+        if pdus and (not target or PDUS in target):
+            pool.submit(run_pdus, sent, pdus, seed)
+        for row in sorted(rows, key=lambda row: plan[row.target]):
             pool.submit(run, row, plan[row.target], seed, keep)
     stop.set()
     watching.join()
     console = Console()
-    show(rows, console)
+    done = [*rows, *([sent] if sent.seconds else [])]
+    show(done, console)
     total = sum(row.inputs for row in rows)
-    found = sum(len(row.findings) for row in rows)
-    console.print(f"{total:,} inputs, {found} findings")
+    found = sum(len(row.findings) for row in done)
+    console.print(f"{total:,} inputs, {sent.inputs:,} PDUs, {found} findings")
     if to is not None:
-        to.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        to.write_text(json.dumps([asdict(row) for row in done], indent=1))
     sys.exit(1 if found else 0)
 
 

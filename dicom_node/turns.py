@@ -1,0 +1,62 @@
+"""Peers that speak out of turn: what pynetdicom's upper layer does not expect.
+
+A PDU may come while our answer to an earlier one is on its way. pynetdicom aborts, and
+then finds an answer to send that its table of states (PS3.8 table 9-10) has no line
+for: its thread ends with a traceback, and the association is never told. And when a
+connection closes before it has asked for anything, the thread that waits for its
+request goes on waiting.
+"""
+
+import logging
+import queue
+from contextlib import suppress
+from typing import Final
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.fsm import InvalidEventError
+
+log = logging.getLogger(__name__)
+
+INVALID_PDU: Final = "Evt19"
+OWN_EVENTS: Final = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
+"""Answers and requests of ours that wait to be sent (PS3.8 table 9-7)."""
+
+
+def keep(connection: Association) -> None:
+    """Let a connection that was accepted just now end in order, whatever comes."""
+    machine = connection.dul.state_machine
+    act = machine.do_action
+
+    def forgiving(event: str) -> None:
+        try:
+            act(event)
+        except InvalidEventError:
+            log.warning("the peer spoke out of turn", extra={"event_is": event})
+            if event in OWN_EVENTS:
+                with suppress(queue.Empty):  # nobody hears it any more
+                    connection.dul.to_provider_queue.get(block=False)
+        except Exception as error:  # noqa: BLE001 - hostile bytes raise anything
+            _misunderstood(connection, event, error)
+
+    machine.do_action = forgiving  # type: ignore[method-assign] # it offers no other way
+    connection.bind(evt.EVT_CONN_CLOSE, _end_waiting)
+
+
+def _misunderstood(connection: Association, event: str, error: Exception) -> None:
+    """Abort a peer whose PDU was framed well and holds nonsense; else hang up.
+
+    The text of the error may quote the peer.
+    """
+    extra = {"event_is": event, "error": type(error).__name__}
+    log.warning("a message cannot be understood", extra=extra)
+    if event == INVALID_PDU:
+        connection.dul.kill_dul()
+    connection.dul.event_queue.put(INVALID_PDU)
+
+
+def _end_waiting(event: Event) -> None:
+    """Tell who waits for the request of a closed connection that none will come."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)
