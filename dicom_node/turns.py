@@ -1,24 +1,28 @@
-"""Peers that speak out of turn: what pynetdicom's upper layer does not expect.
+"""Peers that speak out of turn, or not on: what pynetdicom does not expect.
 
 A PDU may come while our answer to an earlier one is on its way. pynetdicom aborts, and
 then finds an answer to send that its table of states (PS3.8 table 9-10) has no line
 for: its thread ends with a traceback, and the association is never told. And when a
 connection closes before it has asked for anything, the thread that waits for its
-request goes on waiting.
+request goes on waiting. Who stops in the middle of a PDU would hold its thread, and its
+place, for as long as the connection lasts.
 """
 
 import logging
 import queue
+import time
 from contextlib import suppress
-from typing import Final
+from typing import Final, cast
 
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.fsm import InvalidEventError
+from pynetdicom.transport import AssociationSocket
 
 log = logging.getLogger(__name__)
 
+CHUNK: Final = 2**16
 INVALID_PDU: Final = "Evt19"
 OWN_EVENTS: Final = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
 """Answers and requests of ours that wait to be sent (PS3.8 table 9-7)."""
@@ -42,6 +46,32 @@ def keep(connection: Association) -> None:
 
     machine.do_action = forgiving  # type: ignore[method-assign] # it offers no other way
     connection.bind(evt.EVT_CONN_CLOSE, _end_waiting)
+    _limit_patience(connection)
+
+
+def _limit_patience(connection: Association) -> None:
+    """Wait for each part of a PDU no longer than the network timeout."""
+    transport = cast("AssociationSocket", connection.dul.socket)
+
+    def receive(nr_bytes: int) -> bytearray:
+        patience = connection.network_timeout
+        until = None if patience is None else time.monotonic() + patience
+        received = bytearray()
+        while len(received) < nr_bytes and transport.socket is not None:
+            if until is not None:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("a PDU did not come to its end")
+                transport.socket.settimeout(left)
+            part = transport.socket.recv(min(CHUNK, nr_bytes - len(received)))
+            if not part:
+                break
+            received += part
+        if transport.socket is not None:
+            transport.socket.settimeout(patience)  # for who does not take our answers
+        return received
+
+    transport.recv = receive  # type: ignore[method-assign] # it has no setting for this
 
 
 def _misunderstood(connection: Association, event: str, error: Exception) -> None:
