@@ -375,3 +375,11 @@ def test_items_that_would_fill_the_memory_are_a_reason(image, tmp_path, monkeypa
     (why,) = read_study([dicom_objects.stored_instance(report, path)]).unreadable
     assert "MemoryError" in why
     bytearray(200 * 2**20)  # the bound has gone with its object
+
+
+@pytest.mark.parametrize("frame", ["0", "-3", "1.5", "1\\0"])
+def test_a_frame_that_no_image_has_is_refused(frame, image, images):
+    state = gsps_rectangle([image])
+    reference = state.GraphicAnnotationSequence[0].ReferencedImageSequence[0]
+    reference.add_new("ReferencedFrameNumber", "DS", frame.split("\\"))
+    assert "names no real frame" in refusal(reread(state), images)

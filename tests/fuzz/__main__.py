@@ -169,12 +169,17 @@ def main(
     watching.start()
     sent = Row(PDUS)
     with ThreadPoolExecutor(jobs) as pool:
+        running = []
         if pdus and (not target or PDUS in target):
-            pool.submit(run_pdus, sent, pdus, seed)
-        for row in sorted(rows, key=lambda row: plan[row.target]):
+            running.append(pool.submit(run_pdus, sent, pdus, seed))
+        running.extend(
             pool.submit(run, row, plan[row.target], seed, keep)
+            for row in sorted(rows, key=lambda row: plan[row.target])
+        )
     stop.set()
     watching.join()
+    for one in running:
+        one.result()  # a fault of the harness itself is raised here
     console = Console()
     done = [*rows, *([sent] if sent.seconds else [])]
     show(done, console)
