@@ -261,7 +261,7 @@ class Listener:
         settings = self._settings
         event.assoc.daemon = True
         event.assoc.dul.daemon = True
-        turns.keep(event.assoc)
+        turns.keep(event.assoc, self._close)
         _bound_pdus(event.assoc, settings.max_pdu + MARGIN_BYTES)
         inflow = Inflow(settings.max_instance_bytes + MARGIN_BYTES)
         event.assoc.bind(evt.EVT_PDU_RECV, inflow.count)

@@ -11,6 +11,7 @@ place, for as long as the connection lasts.
 import logging
 import queue
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, cast
 
@@ -28,8 +29,23 @@ OWN_EVENTS: Final = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"
 """Answers and requests of ours that wait to be sent (PS3.8 table 9-7)."""
 
 
-def keep(connection: Association) -> None:
-    """Let a connection that was accepted just now end in order, whatever comes."""
+def keep(connection: Association, ended: Callable[[Association], None]) -> None:
+    """Let a connection that was accepted just now end in order, whatever comes.
+
+    Args:
+        connection: Its thread has not started.
+        ended: Called last of all, in its thread, also when no event told its end: one
+            that closes while it is being established is established after its end.
+    """
+    run = connection.run
+
+    def run_to_the_end() -> None:
+        try:
+            run()
+        finally:
+            ended(connection)
+
+    connection.run = run_to_the_end  # type: ignore[method-assign] # as below
     machine = connection.dul.state_machine
     act = machine.do_action
 

@@ -3,11 +3,12 @@
 import socket
 import threading
 import time
+from random import Random
 
 import pytest
 
 from dicom_node import differences, ledger
-from dicom_node.settings import NodeSettings, load
+from dicom_node.settings import AllowedPeer, NodeSettings, load
 from dicom_node.spool import QUARANTINE, Spool
 from dicom_node.study import Duplicate, Reason, StudyState
 from tests.dicom_node.conftest import (
@@ -239,3 +240,14 @@ def test_one_sender_s_faults_do_not_hold_up_another(settings, sessions):
     wait_until(lambda: open_associations(sessions) == 0)
     started.stop()
     assert look(sessions).instances == 10
+
+
+def test_damaged_conversations_leave_no_association_behind(settings, sessions):
+    started = listen(settings, sessions, allow=(AllowedPeer(wire.CALLER),))
+    rng = Random(7)  # noqa: S311 - repeatable
+    for _ in range(60):
+        pdus = wire.damaged(wire.conversation(wire.CALLER, rng), rng)
+        wire.say(started.port, pdus, rng)
+    wait_until(lambda: not started._stores)  # noqa: SLF001 - what would grow for ever
+    wait_until(lambda: open_associations(sessions) == 0)
+    started.stop()
