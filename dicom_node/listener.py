@@ -261,7 +261,7 @@ class Listener:
         settings = self._settings
         event.assoc.daemon = True
         event.assoc.dul.daemon = True
-        turns.keep(event.assoc, self._close)
+        turns.keep(event.assoc, self._ended)
         _bound_pdus(event.assoc, settings.max_pdu + MARGIN_BYTES)
         inflow = Inflow(settings.max_instance_bytes + MARGIN_BYTES)
         event.assoc.bind(evt.EVT_PDU_RECV, inflow.count)
@@ -304,8 +304,7 @@ class Listener:
         """Count an end without a release; the closed connection may be told first."""
         if event.assoc in self._stores and not event.assoc.is_released:
             self._count(event.assoc, counters.ABORTED)
-        self._close(event.assoc)
-        self._reception.leave(event.assoc)
+        self._ended(event.assoc)
 
     def _count(self, connection: Connection, outcome: str) -> None:
         """Count what became of an association."""
@@ -325,8 +324,12 @@ class Listener:
         )
 
     def _on_end(self, event: Event) -> None:
-        self._close(event.assoc)
-        self._reception.leave(event.assoc)
+        self._ended(event.assoc)
+
+    def _ended(self, connection: Connection) -> None:
+        """Forget an association and free its place; idempotent."""
+        self._close(connection)
+        self._reception.leave(connection)
 
     def _close(self, connection: Connection) -> None:
         """Enter the end of an association after everything that it stored."""

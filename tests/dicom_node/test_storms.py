@@ -129,7 +129,9 @@ def test_two_patients_are_told_apart_by_who_they_are_alone(tmp_path):
 
 
 def test_everything_twice_and_at_once_is_there_once(settings, sessions):
-    started = listen(settings, sessions, max_associations=16)
+    started = listen(
+        settings, sessions, max_associations=16, max_associations_per_caller=16
+    )
     lots = [[dataset(n) for n in range(8)] for _ in range(8)]
     assert store_in_parallel(started.port, lots) == [0x0000] * 64
     wait_until(lambda: open_associations(sessions) == 0)
@@ -142,7 +144,9 @@ def test_everything_twice_and_at_once_is_there_once(settings, sessions):
 
 
 def test_sixteen_associations_at_once_lose_nothing(settings, sessions):
-    started = listen(settings, sessions, max_associations=16)
+    started = listen(
+        settings, sessions, max_associations=16, max_associations_per_caller=16
+    )
     lots = [[dataset(16 * k + n) for n in range(5)] for k in range(16)]
     assert store_in_parallel(started.port, lots) == [0x0000] * 80
     wait_until(lambda: open_associations(sessions) == 0)

@@ -309,6 +309,8 @@ def serving(folder: Path, **settings: str) -> Iterator[Served]:
             "SENTINODE_HOST": "127.0.0.1",
             "SENTINODE_ALLOW": f"{CALLER}@127.0.0.0/8",
             "SENTINODE_MAX_ASSOCIATIONS": "16",
+            "SENTINODE_MAX_ASSOCIATIONS_PER_CALLER": "16",
+            "SENTINODE_MAX_CALLS_PER_MINUTE": "0",
             "SENTINODE_MIN_FREE_BYTES": "1",
         }
         | settings,
