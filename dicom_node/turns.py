@@ -4,8 +4,8 @@ A PDU may come while our answer to an earlier one is on its way. pynetdicom abor
 then finds an answer to send that its table of states (PS3.8 table 9-10) has no line
 for: its thread ends with a traceback, and the association is never told. And when a
 connection closes before it has asked for anything, the thread that waits for its
-request goes on waiting. Who stops in the middle of a PDU would hold its thread, and its
-place, for as long as the connection lasts.
+request goes on waiting. Who sends a PDU byte by byte would hold its thread, and its
+place, for as long as it likes.
 """
 
 import logging
@@ -24,6 +24,7 @@ from pynetdicom.transport import AssociationSocket
 log = logging.getLogger(__name__)
 
 CHUNK: Final = 2**16
+AT_ONCE_S: Final = 0.001
 INVALID_PDU: Final = "Evt19"
 OWN_EVENTS: Final = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
 """Answers and requests of ours that wait to be sent (PS3.8 table 9-7)."""
@@ -66,25 +67,24 @@ def keep(connection: Association, ended: Callable[[Association], None]) -> None:
 
 
 def _limit_patience(connection: Association) -> None:
-    """Wait for each part of a PDU no longer than the network timeout."""
+    """Give a whole PDU the time that the socket's timeout gives each part of it."""
     transport = cast("AssociationSocket", connection.dul.socket)
 
     def receive(nr_bytes: int) -> bytearray:
-        patience = connection.network_timeout
+        sock = transport.socket
+        if sock is None:
+            raise ConnectionError("the connection is closed")
+        patience = sock.gettimeout()
         until = None if patience is None else time.monotonic() + patience
         received = bytearray()
-        while len(received) < nr_bytes and transport.socket is not None:
+        while len(received) < nr_bytes:
             if until is not None:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError("a PDU did not come to its end")
-                transport.socket.settimeout(left)
-            part = transport.socket.recv(min(CHUNK, nr_bytes - len(received)))
-            if not part:
+                sock.settimeout(max(until - time.monotonic(), AT_ONCE_S))
+            part = sock.recv(min(CHUNK, nr_bytes - len(received)))
+            if not part or (until is not None and time.monotonic() > until):
                 break
             received += part
-        if transport.socket is not None:
-            transport.socket.settimeout(patience)  # for who does not take our answers
+        sock.settimeout(patience)
         return received
 
     transport.recv = receive  # type: ignore[method-assign] # it has no setting for this
