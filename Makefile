@@ -20,12 +20,13 @@ BUILD_ARGS ?=
 # How often each point of the kill matrix is tried, and on which seed.
 RUNS ?= 50
 SEED ?= 1
+FUZZ_ARGS ?=
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dicom_node/__init__.py)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 PIN := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test lint bench chaos install peers lock locks audit images clean
+.PHONY: demo test lint bench chaos fuzz install peers lock locks audit images clean
 
 demo: install ## show the whole system at work, nothing to configure
 	$(BIN)/python -m training demo
@@ -45,6 +46,9 @@ bench: install peers ## measure; prints medians and ratios
 
 chaos: install peers ## kill every process at every point of the path; prints the table
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --json chaos.json
+
+fuzz: install ## the long form of tests/fuzz: 10,000,000 inputs, 100,000 PDUs; an hour or two
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 install: $(VENV)/installed
 

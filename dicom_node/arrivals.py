@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
@@ -51,7 +52,10 @@ FROZEN: Final = CONTRADICTIONS | {Reason.BY_HAND}
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Another object under a SOP Instance UID that we hold; `path` is quarantined."""
+    """Another object under a SOP Instance UID that we hold; `path` is quarantined.
+
+    `patient_differs` also when it is of another study.
+    """
 
     instance: ReceivedInstance
     patient_differs: bool
@@ -125,7 +129,7 @@ def record(
         _receive(session, study, fresh[study_uid], quiet, at)
         study.instances -= sum(each.study_uid == study_uid for each in returned)
     for each in misplaced:
-        record_conflict(session, Conflict(each, patient_differs=False), at)
+        record_conflict(session, Conflict(each, patient_differs=True), at)
 
 
 def record_conflict(session: Session, conflict: Conflict, at: datetime) -> None:
@@ -198,7 +202,7 @@ def contradiction(session: Session, uid: StudyUid) -> tuple[Reason, str] | None:
         )
     ).all()
     if any(conflicts):
-        text = "an object came twice under one UID, for different patients"
+        text = "an object came twice under one UID, for different patients or studies"
         text += LOOK_FIRST
         return Reason.PATIENT_MISMATCH, text
     if conflicts:
@@ -224,6 +228,54 @@ def accept_contradiction(session: Session, uid: StudyUid, at: datetime) -> None:
         )
         .values(accepted=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """An object that contradicts another one of its study, both by their files.
+
+    `same_uid` says that both came under one UID; else they name different patients.
+    """
+
+    sop_instance_uid: SopInstanceUid
+    first: Path
+    second: Path
+    same_uid: bool
+
+
+def contradictions(session: Session, uid: StudyUid) -> list[Contradiction]:
+    """Return the pairs that `contradiction` counts, as far as both files are known."""
+    twice = session.execute(
+        select(ConflictRow.sop_instance_uid, InstanceRow.path, ConflictRow.path)
+        .join(InstanceRow, InstanceRow.sop_instance_uid == ConflictRow.sop_instance_uid)
+        .where(ConflictRow.study_uid == uid, ConflictRow.resolved_at.is_(None))
+        .order_by(ConflictRow.conflict_id)
+    ).all()
+    first = session.scalar(
+        select(InstanceRow.path)
+        .join(StudyRow)
+        .where(
+            InstanceRow.study_uid == uid,
+            InstanceRow.own.is_(False),
+            InstanceRow.patient_key == StudyRow.patient_key,
+        )
+        .limit(1)
+    )
+    strangers = session.execute(
+        select(InstanceRow.sop_instance_uid, InstanceRow.path)
+        .join(StudyRow)
+        .where(InstanceRow.study_uid == uid, names_another_patient())
+        .order_by(InstanceRow.sop_instance_uid)
+    ).all()
+    found = [
+        Contradiction(SopInstanceUid(sop), Path(one), Path(two), same_uid=True)
+        for sop, one, two in twice
+    ]
+    return found + [
+        Contradiction(SopInstanceUid(sop), Path(first), Path(path), same_uid=False)
+        for sop, path in strangers
+        if first is not None
+    ]
 
 
 def is_frozen(study_uid: Any) -> ColumnElement[bool]:  # noqa: ANN401 - a column or a value

@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicom_node.errors import UnreadableObjectError
+from dicom_node.memory import bounded
 from dicom_node.silence import silence
 
 PARSE_ERRORS: Final = (
@@ -42,8 +43,16 @@ PARSE_ERRORS: Final = (
 )
 """What pydicom and the decoders raise on hostile or damaged bytes."""
 
+MAX_PARSED_BYTES: Final = 2 * 2**30
+"""What parsing an object may allocate: eight bytes of an empty item become a thousand,
+and a conversion that fails repeatedly may keep all that it tried."""
+
+MAX_DEPTH: Final = 100
+"""Sequences within sequences; a report of many levels has about twenty."""
+
 VALUE_ERRORS: Final = (
     ArithmeticError,
+    BytesLengthException,
     LookupError,
     NotImplementedError,
     TypeError,
@@ -96,7 +105,7 @@ def readable(what: str) -> Iterator[None]:
             quote the value that they stumble over, and it may be a patient's.
     """
     try:
-        with silence():
+        with silence(), bounded(MAX_PARSED_BYTES):
             yield
     except (*PARSE_ERRORS, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -128,6 +137,26 @@ def read_header(path: Path) -> Dataset:
     if not named:
         raise UnreadableObjectError("the file names no SOP class or SOP instance")
     return dataset
+
+
+def parse_all(dataset: Dataset) -> None:
+    """Parse every value at every depth now; a data set that cannot be is no document.
+
+    `Dataset.decode` does so too, but its errors repeat themselves at each level: two
+    kilobytes of nested sequences around one damaged value fill gigabytes.
+
+    Raises:
+        UnreadableObjectError: It nests deeper than any document does.
+    """
+    todo = [(dataset, 0)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise UnreadableObjectError(f"it nests more than {MAX_DEPTH} levels deep")
+        for tag in list(item.keys()):
+            element = item[tag]
+            if element.VR == "SQ":
+                todo.extend((one, depth + 1) for one in element.value or ())
 
 
 def pixels_begin(header: Dataset) -> int:
@@ -219,6 +248,8 @@ def text(dataset: Dataset, keyword: str) -> str:
     if value is None or isinstance(value, bytes):
         return ""
     many = isinstance(value, Sequence) and not isinstance(value, str)
+    if many and any(isinstance(one, Dataset) for one in value):
+        return ""  # a sequence where a text should be; as text it may take minutes
     return "\\".join(str(one).strip() for one in (value if many else (value,)))
 
 

@@ -211,7 +211,7 @@ def read_report(information: Dataset) -> Report:
     Raises:
         UnreadableObjectError: It names no transaction, or an object without its UID.
     """
-    transaction_uid = str(information.get("TransactionUID") or "")
+    transaction_uid = _uid(information, "TransactionUID")
     if not is_valid_uid(transaction_uid):
         raise UnreadableObjectError("the commitment report names no transaction")
     failed = {
@@ -223,10 +223,20 @@ def read_report(information: Dataset) -> Report:
 
 
 def _instance(item: Dataset) -> str:
-    uid = str(item.get("ReferencedSOPInstanceUID") or "")
+    uid = _uid(item, "ReferencedSOPInstanceUID")
     if not is_valid_uid(uid):
         raise UnreadableObjectError("the commitment report names no object")
     return uid
+
+
+def _uid(item: Dataset, keyword: str) -> str:
+    """Return a UID as it was sent; pydicom's own judgement would quote it in a log."""
+    if keyword not in item:
+        return ""
+    value = item.get_item(keyword).value
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    return value.strip("\0 ") if isinstance(value, str) else ""
 
 
 def reported(session: Session, report: Report, at: datetime) -> bool:

@@ -1,17 +1,18 @@
 """The few header elements that file an instance, read without decoding the rest.
 
 Reading ends with (0020,000E). Values are taken as bytes: no value representation is
-converted, so nothing can be logged or raised that carries a patient's data.
+converted, so nothing can be logged or raised that carries a patient's data. The
+reader is our own: pydicom's builds every sequence that it passes, and a listener must
+not be made to allocate a hundred times what it was sent.
 """
 
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pydicom.charset import python_encoding
-from pydicom.dataelem import RawDataElement
-from pydicom.filereader import data_element_generator
-from pydicom.tag import BaseTag
 from pydicom.uid import ImplicitVRLittleEndian
 
 from dicom_node.errors import UnreadableObjectError
@@ -30,14 +31,28 @@ MANDATORY: Final = (
     STUDY_INSTANCE_UID,
     SERIES_INSTANCE_UID,
 )
-WANTED: Final[list[BaseTag | int]] = [
-    SPECIFIC_CHARACTER_SET,
-    *MANDATORY,
-    PATIENT_ID,
-    ISSUER_OF_PATIENT_ID,
-]
+WANTED: Final = frozenset(
+    {SPECIFIC_CHARACTER_SET, *MANDATORY, PATIENT_ID, ISSUER_OF_PATIENT_ID}
+)
 DEFAULT_ENCODING: Final = "iso8859"
 MAX_VALUE_LENGTH: Final = 1024
+
+MAX_ELEMENTS: Final = 200_000
+"""Elements and items before the series is named; a header has some hundred."""
+
+HEAD: Final = struct.Struct("<HH2sH")
+LONG_LENGTH: Final = struct.Struct("<L")
+LONG_VRS: Final = frozenset(
+    {
+        *(b"OB", b"OD", b"OF", b"OL", b"OV", b"OW"),
+        *(b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"),
+    }
+)
+"""VRs with a length of four bytes (PS3.5 table 7.1-1)."""
+
+UNDEFINED: Final = 0xFFFF_FFFF
+ITEM: Final = 0xFFFE_E000
+DELIMITERS: Final = frozenset({0xFFFE_E00D, 0xFFFE_E0DD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +94,60 @@ def read_header(file: BinaryIO, transfer_syntax_uid: str) -> Header:
 def _read_values(file: BinaryIO, implicit: bool) -> dict[int, bytes]:  # noqa: FBT001 - the name says it
     values: dict[int, bytes] = {}
     try:
-        for element in data_element_generator(
-            file,
-            is_implicit_VR=implicit,
-            is_little_endian=True,
-            stop_when=_is_past_header,
-            specific_tags=WANTED,
-        ):
-            if isinstance(element, RawDataElement) and element.value:
-                values[int(element.tag)] = element.value[:MAX_VALUE_LENGTH]
-    except Exception as error:  # noqa: BLE001 - hostile bytes raise anything
-        # The cause may quote the bytes, so only its type goes on.
+        for tag, length in _elements(file, implicit):
+            if tag not in WANTED:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            values[tag] = file.read(min(length, MAX_VALUE_LENGTH))
+            if len(values[tag]) < length:
+                raise UnreadableObjectError("a value is cut off or far too long")
+    except (OverflowError, ValueError, struct.error) as error:
         text = f"the data set does not parse ({type(error).__name__})"
         raise UnreadableObjectError(text) from None
     return values
 
 
-def _is_past_header(tag: BaseTag, vr: str | None, length: int) -> bool:
-    del vr, length
-    return int(tag) > SERIES_INSTANCE_UID
+def _elements(file: BinaryIO, implicit: bool) -> Iterator[tuple[int, int]]:  # noqa: FBT001 - as above
+    """Yield tag and length of each element of the header that stands in no sequence.
+
+    Whoever takes one moves the file behind its value. Sequences are passed over flat,
+    by their delimiters: whatever they nest or hold takes no memory.
+    """
+    depth = 0
+    for _ in range(MAX_ELEMENTS):
+        head = file.read(HEAD.size)
+        if len(head) < HEAD.size:
+            return
+        group, element, vr, length = HEAD.unpack(head)
+        tag = group << 16 | element
+        if tag in DELIMITERS:
+            depth -= 1
+            if depth < 0:
+                return
+            continue
+        length = _length(file, head, vr, length, implicit or tag == ITEM)
+        if depth == 0 and tag > SERIES_INSTANCE_UID:
+            return
+        if length == UNDEFINED:
+            depth += 1
+        elif depth == 0:
+            yield tag, length
+        else:
+            file.seek(length, os.SEEK_CUR)
+    raise ValueError("too many elements")
+
+
+def _length(file: BinaryIO, head: bytes, vr: bytes, length: int, implicit: bool) -> int:  # noqa: FBT001 - as above
+    """Return the length of an element, of which the first eight bytes were read.
+
+    Where a VR should stand that is none, the element is taken as one of Implicit VR:
+    some writers change to it inside sequences.
+    """
+    if implicit or not (vr.isalpha() and vr.isupper()):
+        return int(LONG_LENGTH.unpack_from(head, 4)[0])
+    if vr in LONG_VRS:
+        return int(LONG_LENGTH.unpack(file.read(LONG_LENGTH.size))[0])
+    return length
 
 
 def _uid(value: bytes) -> str:

@@ -30,6 +30,7 @@ from dicom_node.attributes import (
     frame_headers,
     number,
     numbers,
+    parse_all,
     read_header,
     readable,
     real,
@@ -164,7 +165,7 @@ def _read_document(instance: StoredInstance) -> Iterator[Dataset]:
     dataset = read_header(instance.path)
     with readable("the document"):
         if instance.sop_class_uid in TEXT_CLASSES:
-            dataset.decode()  # of the others it would convert a million coordinates
+            parse_all(dataset)  # of the others it would convert a million coordinates
         own = is_own(dataset)
     if not own:
         yield dataset

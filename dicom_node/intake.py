@@ -5,6 +5,7 @@ can be rebuilt. The data set itself is never decoded.
 """
 
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -15,14 +16,19 @@ from dicom_node.ledger import Conflict, issuer_key, patient_key
 from dicom_node.part10 import read_meta
 from dicom_node.spool import Encoded, Outcome, Spool, SpooledFile
 from dicom_node.study import (
+    Duplicate,
+    Patient,
     ReceivedInstance,
     SopInstanceUid,
     StudyUid,
     is_valid_uid,
 )
 
+log = logging.getLogger(__name__)
+
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
+DUPLICATE_SOP_INSTANCE: Final = 0x0111
 SOP_CLASS_NOT_SUPPORTED: Final = 0x0122
 OUT_OF_RESOURCES: Final = 0xA700
 DATA_SET_DIFFERS: Final = 0xA900
@@ -58,13 +64,15 @@ class Intake:
     secret: bytes
     min_free_bytes: int
     max_instance_bytes: int
+    duplicate: Duplicate = Duplicate.QUARANTINE
 
     def keep(self, request: StoreRequest) -> ReceivedInstance | Conflict:
         """Make a received data set durable.
 
         Returns:
-            The instance; the one that was there if it is the same; or a conflict
-            when another one was there: then the new one lies in quarantine.
+            The instance; the one that was there if it is the same, or if others are
+            ignored; or a conflict when another one was there: then the new one lies
+            in quarantine.
 
         Raises:
             StoreRefusedError: It is not an object that can be kept.
@@ -88,8 +96,10 @@ class Intake:
         first = self.rebuild(file.path)
         if file.outcome is Outcome.SAME:
             return first
-        second = self.rebuild(self.spool.quarantine(encoded).path)
-        return Conflict(second, first.patient.differs(second.patient))
+        differs = first.patient.differs(self._patient(header))
+        if self.duplicate is not Duplicate.QUARANTINE and not differs:
+            return self._not_taken(first)
+        return Conflict(self.rebuild(self.spool.quarantine(encoded).path), differs)
 
     def rebuild(self, path: Path) -> ReceivedInstance:
         """Describe an instance or a quarantined object from its file alone.
@@ -110,6 +120,20 @@ class Intake:
         if self.spool.free_bytes() < self.min_free_bytes + size:
             raise SpoolFullError("the spool volume is nearly full")
 
+    def _not_taken(self, first: ReceivedInstance) -> ReceivedInstance:
+        """Leave out another object of the same patient, as the site has it."""
+        if self.duplicate is Duplicate.REJECT:
+            text = "another object is stored under this UID"
+            raise StoreRefusedError(DUPLICATE_SOP_INSTANCE, text)
+        log.warning("duplicate ignored", extra={"study_uid": first.study_uid})
+        return first
+
+    def _patient(self, header: Header) -> Patient:
+        return Patient(
+            patient_key(self.secret, header.patient_id),
+            issuer_key(self.secret, header.issuer, header.patient_id),
+        )
+
     def _received(
         self,
         header: Header,
@@ -117,6 +141,7 @@ class Intake:
         calling_ae: str,
         file: SpooledFile,
     ) -> ReceivedInstance:
+        patient = self._patient(header)
         return ReceivedInstance(
             study_uid=StudyUid(header.study_uid),
             series_uid=header.series_uid,
@@ -126,10 +151,10 @@ class Intake:
             path=file.path,
             size=file.size,
             sha256=file.sha256,
-            patient_key=patient_key(self.secret, header.patient_id),
+            patient_key=patient.key,
             calling_ae=calling_ae,
             received_at=file.received_at,
-            issuer_key=issuer_key(self.secret, header.issuer, header.patient_id),
+            issuer_key=patient.issuer_key,
         )
 
 

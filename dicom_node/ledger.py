@@ -36,6 +36,7 @@ from dicom_node.arrivals import (
     close_stale,
     complete_due,
     contradiction,
+    contradictions,
     issuer_key,
     open_association,
     paths,
@@ -97,6 +98,7 @@ __all__ = [
     "complete_early",
     "conclude",
     "contradiction",
+    "contradictions",
     "count_agreed",
     "count_differed",
     "count_unanswered",
@@ -329,7 +331,11 @@ def unannounced(  # noqa: PLR0913 - which studies, and how long one waits
                 StudyRow.announced_at <= at - resend_after,
             ),
         )
-        .order_by(StudyRow.queued_at)
+        .order_by(
+            StudyRow.attempts,  # what killed a worker lets the others pass
+            StudyRow.queued_at,
+            StudyRow.received_at,
+        )
         .limit(limit)
     )
     return [StudyUid(uid) for uid in found]

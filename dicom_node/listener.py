@@ -26,7 +26,7 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket
 
-from dicom_node import audit, commitment, contexts, counters, replay, tls
+from dicom_node import audit, commitment, contexts, counters, replay, tls, turns
 from dicom_node.admission import OTHER
 from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
@@ -186,6 +186,7 @@ class Listener:
             patient_secret(settings),
             settings.min_free_bytes,
             settings.max_instance_bytes,
+            settings.duplicate,
         )
         dead = None if settings.heir_of_all else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
@@ -260,6 +261,7 @@ class Listener:
         settings = self._settings
         event.assoc.daemon = True
         event.assoc.dul.daemon = True
+        turns.keep(event.assoc, self._ended)
         _bound_pdus(event.assoc, settings.max_pdu + MARGIN_BYTES)
         inflow = Inflow(settings.max_instance_bytes + MARGIN_BYTES)
         event.assoc.bind(evt.EVT_PDU_RECV, inflow.count)
@@ -302,8 +304,7 @@ class Listener:
         """Count an end without a release; the closed connection may be told first."""
         if event.assoc in self._stores and not event.assoc.is_released:
             self._count(event.assoc, counters.ABORTED)
-        self._close(event.assoc)
-        self._reception.leave(event.assoc)
+        self._ended(event.assoc)
 
     def _count(self, connection: Connection, outcome: str) -> None:
         """Count what became of an association."""
@@ -323,8 +324,12 @@ class Listener:
         )
 
     def _on_end(self, event: Event) -> None:
-        self._close(event.assoc)
-        self._reception.leave(event.assoc)
+        self._ended(event.assoc)
+
+    def _ended(self, connection: Connection) -> None:
+        """Forget an association and free its place; idempotent."""
+        self._close(connection)
+        self._reception.leave(connection)
 
     def _close(self, connection: Connection) -> None:
         """Enter the end of an association after everything that it stored."""
@@ -350,8 +355,11 @@ class Listener:
 
         Returns:
             * 0x0000 Success: a durable file holds the object, or did before. Another
-              object under a known UID is kept in quarantine, and its study is held.
+              object under a known UID is kept in quarantine, and its study is held,
+              unless the site ignores or rejects such.
             * 0x0110 Processing failure: a fault of ours.
+            * 0x0111 Duplicate SOP instance: another object is there, and such are
+              rejected.
             * 0x0122 SOP class not supported: not that of the presentation context.
             * 0xA700 Out of resources: disk or database; nothing new is kept.
             * 0xA900 Data set does not match SOP class: its UIDs are not the request's.

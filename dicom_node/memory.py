@@ -1,12 +1,18 @@
-"""A bound on what a decoder may allocate, whatever its input claims."""
+"""A bound on what a parser or decoder may allocate, whatever its input claims."""
 
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 STATM: Final = Path("/proc/self/statm")
+
+_lock: Final = threading.Lock()
+_bounds: Final[list[int]] = []
+"""What is in force, in every thread: the limit belongs to the process. The first is
+the limit that the process had before."""
 
 
 @contextmanager
@@ -15,6 +21,8 @@ def bounded(extra: int) -> Iterator[None]:
 
     What asks for more gets a MemoryError, or its library's own. Where the kernel
     does not say how much there is (other systems than Linux), nothing is bounded.
+    The smallest of the bounds that are in force counts, also those of other threads;
+    the last one to end takes the limit away.
 
     Args:
         extra: Bytes beyond what the process has now.
@@ -22,12 +30,25 @@ def bounded(extra: int) -> Iterator[None]:
     if not STATM.exists():
         yield
         return
-    before, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(STATM.read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + extra
-    finite = [one for one in (limit, before, hard) if one != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(finite), hard))
+    with _lock:
+        if not _bounds:
+            _bounds.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+        _bounds.append(limit)
+        _apply()
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, hard))
+        with _lock:
+            _bounds.remove(limit)
+            _apply()
+            if len(_bounds) == 1:
+                _bounds.clear()
+
+
+def _apply() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    finite = [one for one in (*_bounds, hard) if one != resource.RLIM_INFINITY]
+    soft = min(finite, default=resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

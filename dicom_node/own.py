@@ -4,6 +4,8 @@ from typing import Final
 
 from pydicom import Dataset
 
+from dicom_node.attributes import text
+
 MANUFACTURER: Final = "Sentinode"
 MODEL_NAME: Final = "Sentinode"
 SCHEME: Final = "99SENTINODE"
@@ -19,4 +21,4 @@ def is_own(dataset: Dataset) -> bool:
     schemes = dataset.get("CodingSchemeIdentificationSequence") or ()
     if any(item.get("CodingSchemeDesignator") == SCHEME for item in schemes):
         return True
-    return str(dataset.get("ManufacturerModelName") or "").startswith(MODEL_NAME)
+    return text(dataset, "ManufacturerModelName").startswith(MODEL_NAME)

@@ -50,7 +50,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dicom_node.errors import SettingsError
 from dicom_node.spelling import BESIDE, ELSEWHERE, meant
-from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Peer
+from dicom_node.study import AE_TITLE_PATTERN, MAX_PORT, Duplicate, Peer
 from dicom_node.tls import Caller, Certificate, TlsFiles
 
 log = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ class NodeSettings(BaseSettings):
     `max_associations` stand at once, of which one calling AE and address hold
     `max_associations_per_caller`; an address may call `max_calls_per_minute` times
     (0: as often as it likes).
+    `duplicate` says what becomes of another object under a known UID.
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.
     With `store_url` the spool is in an object store that all hosts share, and the
@@ -269,6 +270,7 @@ class NodeSettings(BaseSettings):
     max_pdu: int = Field(default=262_144, ge=4096)
     max_instance_bytes: int = Field(default=2**30, ge=1)
     min_free_bytes: int = Field(default=2**30, ge=0)
+    duplicate: Duplicate = Duplicate.QUARANTINE
     heir_of_all: bool = False
     log_format: LogFormat = "json"
     patient_key_secret: SecretStr | None = Field(

@@ -66,6 +66,17 @@ class Reason(StrEnum):
     WORKER_LOST = "worker_lost"
 
 
+class Duplicate(StrEnum):
+    """What becomes of another object under a SOP Instance UID that is held.
+
+    Whatever is chosen, the first stays, and one of another patient is quarantined.
+    """
+
+    QUARANTINE = "quarantine"
+    IGNORE = "ignore"
+    REJECT = "reject"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """A DICOM application entity on the network, written AET@HOST:PORT.

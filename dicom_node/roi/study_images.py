@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from dicom_node.attributes import reals, text
 from dicom_node.dynamic import count_at, slice_spacing
-from dicom_node.errors import PermanentError
+from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.geometry import Plane
 from dicom_node.images import MrImage
 from dicom_node.kinds import Catalogue, ImageKind, catalogue, is_gradient_echo
@@ -215,9 +215,16 @@ class StudyImages:
 
 
 def named(reference: Dataset) -> tuple[SopInstanceUid, tuple[int, ...]]:
-    """Return the image and the frames, counted from 1, that a reference names."""
-    frames = tuple(int(one) for one in reals(reference, "ReferencedFrameNumber"))
-    return SopInstanceUid(text(reference, "ReferencedSOPInstanceUID")), frames
+    """Return the image and the frames, counted from 1, that a reference names.
+
+    Raises:
+        UnreadableObjectError: No image has such a frame: a fraction, or before 1.
+    """
+    uid = SopInstanceUid(text(reference, "ReferencedSOPInstanceUID"))
+    frames = reals(reference, "ReferencedFrameNumber")
+    if any(one < 1 or one != int(one) for one in frames):
+        raise UnreadableObjectError(f"a reference to image {uid} names no real frame")
+    return uid, tuple(int(one) for one in frames)
 
 
 def _last_if_none(number: int | None) -> tuple[bool, int]:

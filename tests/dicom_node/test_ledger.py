@@ -179,7 +179,7 @@ def test_a_uid_that_another_study_holds_is_a_conflict_of_the_second(sessions):
     other = StudyUid("9.9")
     receive(sessions, arrival(1), arrival(1, study_uid=other, sha256="b" * 64))
     assert complete(sessions) == [STUDY]
-    assert look(sessions, other).reason is Reason.DUPLICATE_DIFFERS
+    assert look(sessions, other).reason is Reason.PATIENT_MISMATCH
 
 
 def test_many_threads_may_record_the_same_instances(sessions):

@@ -11,12 +11,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from pydicom import Dataset
+from pynetdicom.dsutils import encode
 
 from dicom_node import ledger
 from dicom_node.db import now
 from dicom_node.findings import Stage
+from dicom_node.ledger import Conflict
 from dicom_node.settings import ENV_PREFIX
-from dicom_node.study import Reason, StudyState
+from dicom_node.spool import Encoded
+from dicom_node.study import Reason, SopInstanceUid, StudyState
 from tests import dicom_objects
 from tests.quick_models import write_model
 from worker import models as model_store
@@ -460,3 +464,51 @@ def test_a_misspelt_variable_fails_the_doctor_and_a_foreign_one_is_named(
     assert "SENTINODE_SERVICE_HOST" in foreign["detail"]
     assert not misspelt["ok"]
     assert "is SENTINODE_RETENTION_DAYS meant?" in misspelt["detail"]
+
+
+def test_contradicting_objects_are_shown_by_attribute_and_never_by_value(
+    run, bench, slices
+):
+    uid = bench.receive(*slices[:2])
+    stranger = slices[2]
+    stranger.PatientID = "SECRET-ID"
+    bench.receive(stranger)
+    path = bench.intake.spool.quarantine(
+        Encoded(
+            uid,
+            SopInstanceUid(slices[0].SOPInstanceUID),
+            slices[0].SOPClassUID,
+            slices[0].file_meta.TransferSyntaxUID,
+            "PACS",
+            encode(altered(slices[0]), is_implicit_vr=False, is_little_endian=True),
+        )
+    ).path
+    with bench.sessions.begin() as session:
+        conflict = Conflict(bench.intake.rebuild(path), patient_differs=False)
+        ledger.record_conflict(session, conflict, now())
+
+    shown = json.loads(run("studies", "show", uid, "--json").stdout)
+    told = run("studies", "show", uid).stdout
+
+    assert shown["contradictions"] == [
+        {
+            "sop_instance_uid": slices[0].SOPInstanceUID,
+            "same_uid": True,
+            "attributes": ["SeriesDescription", "EchoTime"],
+        },
+        {
+            "sop_instance_uid": stranger.SOPInstanceUID,
+            "same_uid": False,
+            "attributes": ["PatientID"],
+        },
+    ]
+    assert "SeriesDescription, EchoTime" in told
+    assert "SECRET" not in told + json.dumps(shown)
+
+
+def altered(dataset: Dataset) -> Dataset:
+    """The same object with two other attributes."""
+    changed = dicom_objects.reread(dataset)
+    changed.SeriesDescription = "SECRET"
+    changed.EchoTime = 9
+    return changed

@@ -8,7 +8,7 @@ import click
 from pydicom import Dataset
 from sqlalchemy.orm import Session
 
-from dicom_node import images, kept, ledger
+from dicom_node import differences, images, kept, ledger
 from dicom_node.audit import Action
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.ledger import StudyRecord
@@ -118,6 +118,22 @@ def _whole(session: Session, spool: Spool, record: StudyRecord) -> dict[str, Any
     }
 
 
+def _contradictions(
+    session: Session, spool: Spool, uid: StudyUid
+) -> list[dict[str, Any]]:
+    """Name the attributes in which objects contradict; values are not shown."""
+    found = []
+    for one in ledger.contradictions(session, uid):
+        compare = differences.changed if one.same_uid else differences.identity_changed
+        try:
+            names = compare(spool.fetch(one.first), spool.fetch(one.second))
+        except (UnreadableObjectError, FileNotFoundError):
+            names = ["(a file is missing or cannot be read)"]
+        said = {"same_uid": one.same_uid, "attributes": list(names)}
+        found.append({"sop_instance_uid": one.sop_instance_uid} | said)
+    return found
+
+
 def _identity(session: Session, spool: Spool, uid: StudyUid) -> dict[str, str]:
     """Read who the patient is from a stored file; the database does not know."""
     header = Dataset()
@@ -194,6 +210,7 @@ def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
         _enter_view(site, "studies show --phi", [record.study_uid])
     with site.reading() as session:
         whole = _whole(session, site.spool, record)
+        whole["contradictions"] = _contradictions(session, site.spool, record.study_uid)
         if phi:
             whole |= _identity(session, site.spool, record.study_uid)
     if as_json:
@@ -202,13 +219,22 @@ def show(site: Site, uid: str, *, phi: bool, as_json: bool) -> None:
     head = {
         key: whole[key]
         for key in whole
-        if key not in {"cases", "events", "roi", "selection"}
+        if key not in {"cases", "contradictions", "events", "roi", "selection"}
     }
     if head["purged"]:
         head["purged"] = f"{head['purged']['images']} images, {head['purged']['at']}"
     print_table(f"Study {uid}", ("", ""), list(head.items()))
     for case in whole["cases"]:
         _print_case(case)
+    if whole["contradictions"]:
+        print_table(
+            "Contradicting objects - values are not shown",
+            ("object", "came twice", "attributes that differ"),
+            [
+                (one["sop_instance_uid"], one["same_uid"], ", ".join(one["attributes"]))
+                for one in whole["contradictions"]
+            ],
+        )
     print_table(
         "History",
         ("at", "what", "detail"),
