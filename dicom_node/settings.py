@@ -506,7 +506,8 @@ def variable(name: str) -> str:
 
 
 @cache
-def _warn_of_ignored(name: str, other: str | None) -> None:
+def warn_of_ignored(name: str, other: str | None) -> None:
+    """Warn once of a variable that is no setting; `other` is the one that is meant."""
     hint = f"; is {other} meant?" if other else ""
     log.warning("%s is no setting and does nothing%s", name, hint)
 
@@ -546,7 +547,7 @@ def load(kind: type[S], **flags: Any) -> S:  # noqa: ANN401 - each flag has its 
     """
     given = {name: value for name, value in flags.items() if value is not None}
     for name, other in ignored(kind).items():
-        _warn_of_ignored(name, other)
+        warn_of_ignored(name, other)
     try:
         return kind(**given)
     except ValidationError as error:

@@ -22,6 +22,7 @@ FOLDER = "SENTINODE_TEST_KILL_ORDERS"
 ORDER = "order.json"
 FIRED = "fired.json"
 P_DATA_TF = 0x04
+BEYOND_A_HEADER = 2048
 IS_COMMAND, IS_LAST = 0b01, 0b10
 
 
@@ -274,18 +275,25 @@ HOOKS = {
 
 def _half_read(orders: Orders) -> None:
     """The header of a PDU and half of its body are read: in mid-PDU."""
-    owner, _ = _resolve("pynetdicom.transport:AssociationSocket.recv")
-    receive = owner.recv
+    turns = importlib.import_module("dicom_node.turns")
+    limit = turns._limit_patience  # noqa: SLF001 - it gives each connection its reader
 
-    def recv(self, nr_bytes):
-        if nr_bytes > 2048:
-            order = orders.hit("listener-mid-pdu")
-            if order is not None:
-                receive(self, nr_bytes // 2)
-                die(order)
-        return receive(self, nr_bytes)
+    def limiting(connection):
+        limit(connection)
+        transport = connection.dul.socket
+        receive = transport.recv
 
-    owner.recv = recv
+        def recv(nr_bytes):
+            if nr_bytes > BEYOND_A_HEADER:
+                order = orders.hit("listener-mid-pdu")
+                if order is not None:
+                    receive(nr_bytes // 2)
+                    die(order)
+            return receive(nr_bytes)
+
+        transport.recv = recv
+
+    turns._limit_patience = limiting  # noqa: SLF001 - as above
 
 
 def _half_written(orders: Orders) -> None:

@@ -258,7 +258,7 @@ def test_every_setting_of_another_process_is_known_to_the_listener():
 
 
 def test_a_variable_that_is_no_setting_is_warned_of_once(monkeypatch, caplog):
-    settings._warn_of_ignored.cache_clear()  # another test may have been warned
+    settings.warn_of_ignored.cache_clear()  # another test may have been warned
     monkeypatch.setenv("SENTINODE_QUIET_PERIODE", "5")
     monkeypatch.setenv("SENTINODE_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SENTINODE_REAL_DATA", "/somewhere")
