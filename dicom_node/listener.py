@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -23,7 +24,6 @@ from pynetdicom.association import Association as Connection
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu import P_DATA_TF
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket
 
 from dicom_node import audit, commitment, contexts, counters, replay, tls, turns
@@ -32,13 +32,25 @@ from dicom_node.committer import take_report
 from dicom_node.completion import QuietPeriods
 from dicom_node.counters import Counted, Counters
 from dicom_node.db import Clock, Sessions, now
+from dicom_node.draft import Draft
 from dicom_node.intake import (
     OUT_OF_RESOURCES,
     SUCCESS,
     Intake,
 )
 from dicom_node.ledger import Association, Conflict
-from dicom_node.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.native_store import (
+    MARGIN_BYTES,
+    Limits,
+    Reader,
+    calling_ae,
+    take_over,
+)
+from dicom_node.part10 import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    FileMeta,
+)
 from dicom_node.reception import ACSE_TIMEOUT_S, FAULT, Call, Reception, Rejection
 from dicom_node.recorder import Carried, Closed, Recorder
 from dicom_node.refusals import Refusals
@@ -46,7 +58,9 @@ from dicom_node.server import NETWORK_TIMEOUT_S, Door, Server
 from dicom_node.settings import NodeSettings, patient_secret
 from dicom_node.shared_spool import spool_of
 from dicom_node.storage import Refusal, refusal, request_of
-from dicom_node.study import StudyUid
+from dicom_node.study import ReceivedInstance, StudyUid
+from dicom_node.turns import INVALID_PDU
+from dicom_node.wire import IS_LAST
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +73,7 @@ UNLIMITED: Final = 2**31
 
 NO_SUCH_ACTION: Final = 0x0123
 
-MARGIN_BYTES: Final = 2**20
-"""What a message may have beside its instance, and a PDU beside its data."""
-
-LAST_FRAGMENT: Final = 0b10
-"""In the control header of a fragment: the command or data set ends (PS3.8 E.2)."""
-
-INVALID_PDU: Final = "Evt19"
+Kept = ReceivedInstance | Conflict
 
 # pynetdicom logs data sets and PDUs unless told not to; both carry patients' data.
 _config.LOG_REQUEST_IDENTIFIERS = False
@@ -90,6 +98,7 @@ class Stores:
         default_factory=lambda: defaultdict(Counter)
     )
     entered: bool = False
+    reader: Reader | None = None
     kept: int = 0
     refused: int = 0
     closed: bool = False
@@ -115,14 +124,14 @@ class Inflow:
             self._received += len(fragment)
             if self._received > self._max_bytes and not self._ended:
                 self._end(event.assoc)
-            if fragment[:1] and fragment[0] & LAST_FRAGMENT:
+            if fragment[:1] and fragment[0] & IS_LAST:
                 self._received = 0
         if self._ended:
             event.pdu.presentation_data_value_items.clear()
 
     def _end(self, connection: Connection) -> None:
         self._ended = True
-        extra = {"calling_ae": _calling_ae(connection), "max_bytes": self._max_bytes}
+        extra = {"calling_ae": calling_ae(connection), "max_bytes": self._max_bytes}
         log.warning("association aborted: the message is too long", extra=extra)
         connection.dul.event_queue.put(INVALID_PDU)  # it answers with A-ABORT
 
@@ -308,20 +317,27 @@ class Listener:
 
     def _count(self, connection: Connection, outcome: str) -> None:
         """Count what became of an association."""
-        caller = self._reception.admission.known(_calling_ae(connection))
+        caller = self._reception.admission.known(calling_ae(connection))
         self._counters.add(Counted(counters.ASSOCIATIONS, caller, outcome))
 
     def _on_established(self, event: Event) -> None:
         self._count(event.assoc, counters.ACCEPTED)
         requestor = event.assoc.requestor
-        self._stores[event.assoc] = Stores(
+        stores = Stores(
             Association(
                 association_id=str(uuid.uuid4()),
                 listener=self.name,
-                calling_ae=_calling_ae(event.assoc),
+                calling_ae=calling_ae(event.assoc),
                 peer_address=str(requestor.address),
             )
         )
+        self._stores[event.assoc] = stores
+        if self._settings.native_store and not self._files.spool.is_shared:
+            settings = self._settings
+            limits = Limits(settings.max_pdu, settings.max_instance_bytes)
+            stores.reader = take_over(
+                event.assoc, self._files, self.finish_store, limits
+            )
 
     def _on_end(self, event: Event) -> None:
         self._ended(event.assoc)
@@ -336,6 +352,8 @@ class Listener:
         stores = self._stores.pop(connection, None)
         if stores is None:
             return
+        if stores.reader is not None:
+            stores.reader.end()
         with stores.lock:
             stores.closed = True
         if stores.entered:
@@ -367,22 +385,57 @@ class Listener:
             * 0xC001, 0xC002 Cannot understand: an SOP UID, or a study or series UID,
               is not a UID.
         """
-        stores = self._stores.get(event.assoc)
+        dataset = cast("C_STORE", event.request).DataSet
+        size = 0 if dataset is None else dataset.getbuffer().nbytes
+
+        def keep(calling_ae: str) -> Kept:
+            return self._files.keep(request_of(event, calling_ae))
+
+        return self._take(event.assoc, keep, size)
+
+    def finish_store(
+        self, connection: Connection, meta: FileMeta, written: Draft | Exception
+    ) -> int:
+        """Answer a C-STORE request that was read natively, as `handle_store` does.
+
+        Args:
+            connection: Whose it is.
+            meta: What it says of its data set.
+            written: The file that the data set is in, or why there is none.
+        """
+
+        def keep(_: str) -> Kept:
+            if isinstance(written, Exception):
+                raise written
+            return self._files.keep_draft(meta, written)
+
+        size = 0 if isinstance(written, Exception) else written.content_size
+        return self._take(connection, keep, size)
+
+    @property
+    def _files(self) -> Intake:
+        if self._intake is None:
+            raise RuntimeError("the listener is not started")
+        return self._intake
+
+    def _take(
+        self, connection: Connection, keep: Callable[[str], Kept], size: int
+    ) -> int:
+        """Return the status of an object; `keep` makes it durable, and may again."""
+        stores = self._stores.get(connection)
         if stores is None or self._draining:
             return OUT_OF_RESOURCES
         with stores.lock:
-            status = OUT_OF_RESOURCES if stores.closed else self._answer(event, stores)
+            status = OUT_OF_RESOURCES if stores.closed else self._answer(keep, stores)
             stores.kept += status == SUCCESS
             stores.refused += status != SUCCESS
-        self._count_store(event, stores.association.calling_ae, status)
+        self._count_store(stores.association.calling_ae, status, size)
         return status
 
-    def _count_store(self, event: Event, calling_ae: str, status: int) -> None:
+    def _count_store(self, calling_ae: str, status: int, size: int) -> None:
         caller = self._reception.admission.known(calling_ae)
         self._counters.add(Counted(counters.STORES, caller, f"0x{status:04X}"))
-        dataset = cast("C_STORE", event.request).DataSet
-        if status == SUCCESS and dataset is not None:
-            size = dataset.getbuffer().nbytes
+        if status == SUCCESS:
             self._counters.add(Counted(counters.STORED_BYTES, caller), size)
 
     def handle_report(self, event: Event) -> tuple[int, None]:
@@ -394,20 +447,19 @@ class Listener:
 
         return take_report(event, enter)[0], None
 
-    def _answer(self, event: Event, stores: Stores) -> int:
+    def _answer(self, keep: Callable[[str], Kept], stores: Stores) -> int:
         try:
-            self._store(event, stores)
+            self._store(keep, stores)
         except Exception as error:  # noqa: BLE001 - pynetdicom would answer 0xC211, never to be retried
             return _refuse(stores, refusal(error))
         return SUCCESS
 
-    def _store(self, event: Event, stores: Stores) -> None:
+    def _store(self, keep: Callable[[str], Kept], stores: Stores) -> None:
         self._recorder.require_ready()
-        intake = cast("Intake", self._intake)
-        request = request_of(event, stores.association.calling_ae)
-        kept = intake.keep(request)
+        calling_ae = stores.association.calling_ae
+        kept = keep(calling_ae)
         instance = kept.instance if isinstance(kept, Conflict) else kept
-        if instance.study_uid in stores.carried and not intake.spool.is_shared:
+        if instance.study_uid in stores.carried and not self._files.spool.is_shared:
             self._recorder.put(kept)  # its file is here: the next start finds it
             stores.stored[instance.study_uid][instance.sop_class_uid] += 1
             return
@@ -416,13 +468,13 @@ class Listener:
         self._recorder.commit(kept, carried)
         stores.carried.add(instance.study_uid)
         stores.stored[instance.study_uid][instance.sop_class_uid] += 1
-        if not intake.spool.written_at(instance.path):
-            intake.keep(request)  # a purge took the file that it was found to be
+        if not self._files.spool.written_at(instance.path):
+            keep(calling_ae)  # a purge took the file that it was found to be
 
 
 def _refuse_action(event: Event) -> tuple[int, None]:
     """Refuse to commit: a worker is no archive, the sender must keep its objects."""
-    extra = {"calling_ae": _calling_ae(event.assoc)}
+    extra = {"calling_ae": calling_ae(event.assoc)}
     log.warning("request for storage commitment refused", extra=extra)
     return NO_SUCH_ACTION, None
 
@@ -450,8 +502,3 @@ def _refuse(stores: Stores, refused: Refusal) -> int:
     }
     log.warning("store refused", extra=extra)
     return refused.status
-
-
-def _calling_ae(connection: Connection) -> str:
-    primitive = cast("A_ASSOCIATE", connection.requestor.primitive)
-    return primitive.calling_ae_title.strip()

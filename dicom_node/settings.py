@@ -225,6 +225,8 @@ class NodeSettings(BaseSettings):
     `max_associations` stand at once, of which one calling AE and address hold
     `max_associations_per_caller`; an address may call `max_calls_per_minute` times
     (0: as often as it likes).
+    `native_store` reads C-STORE requests of plain associations ourselves; without it
+    pynetdicom reads all.
     `duplicate` says what becomes of another object under a known UID.
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.
@@ -269,6 +271,7 @@ class NodeSettings(BaseSettings):
     max_calls_per_minute: int = Field(default=1200, ge=0)
     max_pdu: int = Field(default=262_144, ge=4096)
     max_instance_bytes: int = Field(default=2**30, ge=1)
+    native_store: bool = True
     min_free_bytes: int = Field(default=2**30, ge=0)
     duplicate: Duplicate = Duplicate.QUARANTINE
     heir_of_all: bool = False

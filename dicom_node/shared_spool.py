@@ -79,7 +79,8 @@ class SharedSpool(Spool):
 
     def write_instance(self, instance: Encoded) -> SpooledFile:
         """Make an instance durable in the store; the first one of its UID stays."""
-        path, content = instance_path(instance), as_file(instance)
+        path = instance_path(instance.study_uid, instance.sop_instance_uid)
+        content = as_file(instance)
         if self._bucket.put_new(path, content):
             digest = digest_of(instance)
             return SpooledFile(path, len(content), digest, _now())
@@ -92,9 +93,10 @@ class SharedSpool(Spool):
 
     def quarantine(self, instance: Encoded) -> SpooledFile:
         """Make an object durable that may not take its UID's name; idempotent."""
-        path, content = quarantine_path(instance), as_file(instance)
+        digest, content = digest_of(instance), as_file(instance)
+        path = quarantine_path(instance.study_uid, instance.sop_instance_uid, digest)
         self._bucket.put_new(path, content)
-        return SpooledFile(path, len(content), digest_of(instance), _now())
+        return SpooledFile(path, len(content), digest, _now())
 
     def write_document(self, sha256: str, content: bytes) -> Path:
         """Make an encoded document durable under the digest of its bytes."""

@@ -1,5 +1,6 @@
 """Files on disk, whole or not at all, under names made of hashes.
 
+    incoming/.<random>.part                     what is under way, found by nobody
     instances/<h2>/<h>/<sop>.dcm                first object of a SOP Instance UID
     quarantine/<h2>/<h>/<sop>-<sha256>.dcm      another one under the same UID
     documents/<d2>/<sha256>.dcm                 encoded reports and captures, frozen
@@ -16,17 +17,19 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import Enum, auto
 from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
+from dicom_node.draft import Bytes, Draft, changed_at
 from dicom_node.errors import SpoolFullError, UnreadableObjectError
 from dicom_node.part10 import FileMeta, encode_meta, read_meta
 from dicom_node.study import SopInstanceUid, StudyUid
 
+INCOMING: Final = Path("incoming")
 INSTANCES: Final = Path("instances")
 QUARANTINE: Final = Path("quarantine")
 DOCUMENTS: Final = Path("documents")
@@ -38,8 +41,6 @@ CANNOT_LINK: Final = frozenset(
     {errno.EMLINK, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV}
 )
 """What a volume without hard links answers."""
-
-Bytes = bytes | bytearray | memoryview
 
 
 class Outcome(Enum):
@@ -124,16 +125,10 @@ class Spool:
         Raises:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
-        path = instance_path(instance)
-        written = self._write_encoded(path, instance)
-        if written.outcome is Outcome.NEW:
-            return written
-        kept = self.describe(path)
-        same = kept.sha256 == written.sha256
-        outcome = Outcome.SAME if same else Outcome.DIFFERS
-        return SpooledFile(
-            path, kept.size, kept.sha256, kept.received_at, outcome=outcome
-        )
+        with self.draft(_meta(instance)) as draft:
+            with spool_errors():
+                draft.write(instance.dataset)
+            return self.settle(draft, instance.study_uid, instance.sop_instance_uid)
 
     def quarantine(self, instance: Encoded) -> SpooledFile:
         """Make an object durable that may not take its UID's name; idempotent.
@@ -141,7 +136,55 @@ class Spool:
         Raises:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
-        return self._write_encoded(quarantine_path(instance), instance)
+        with self.draft(_meta(instance)) as draft:
+            with spool_errors():
+                draft.write(instance.dataset)
+            study, sop = instance.study_uid, instance.sop_instance_uid
+            return self.settle_aside(draft, study, sop)
+
+    def draft(self, head: bytes = b"") -> Draft:
+        """Begin a file; until it is settled nothing finds it. The caller closes it.
+
+        Raises:
+            SpoolFullError: The volume cannot take it.
+        """
+        with spool_errors():
+            path = self.root / INCOMING / f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+            try:
+                return Draft(path, head)
+            except FileNotFoundError:
+                self._make_folder(path.parent)
+                return Draft(path, head)
+
+    def settle(
+        self, draft: Draft, study_uid: str, sop_instance_uid: str
+    ) -> SpooledFile:
+        """Make a whole file durable as an instance; see `write_instance`.
+
+        Raises:
+            SpoolFullError: The volume cannot take it.
+        """
+        path = instance_path(study_uid, sop_instance_uid)
+        status = self._name(draft, path)
+        if status is not None:
+            return _described(path, status, draft)
+        kept = self.describe(path)
+        outcome = Outcome.SAME if kept.sha256 == draft.sha256 else Outcome.DIFFERS
+        return replace(kept, outcome=outcome)
+
+    def settle_aside(
+        self, draft: Draft, study_uid: str, sop_instance_uid: str
+    ) -> SpooledFile:
+        """Make a whole file durable in quarantine; see `quarantine`.
+
+        Raises:
+            SpoolFullError: The volume cannot take it.
+        """
+        path = quarantine_path(study_uid, sop_instance_uid, draft.sha256)
+        status = self._name(draft, path)
+        return (
+            self.describe(path) if status is None else _described(path, status, draft)
+        )
 
     @contextmanager
     def open(self, path: Path) -> Iterator[BufferedReader]:
@@ -169,7 +212,7 @@ class Spool:
             read_meta(file)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             status = os.fstat(file.fileno())
-        return SpooledFile(path, status.st_size, digest, _time(status))
+        return SpooledFile(path, status.st_size, digest, changed_at(status))
 
     def write_document(self, sha256: str, content: bytes) -> Path:
         """Make an encoded document durable under the digest of its bytes.
@@ -179,7 +222,10 @@ class Spool:
             SpoolFullError: The volume cannot take it; nothing was left behind.
         """
         path = document_path(sha256, content)
-        self._write(path, (content,))
+        with self.draft() as draft:
+            with spool_errors():
+                draft.write(content)
+            self._name(draft, path)
         return path
 
     def read_document(self, relative: Path) -> bytes:
@@ -260,7 +306,7 @@ class Spool:
     def written_at(self, path: Path) -> datetime | None:
         """Return when a file was written, None when it is not there."""
         try:
-            return _time(self.absolute(path).stat())
+            return changed_at(self.absolute(path).stat())
         except FileNotFoundError:
             return None
 
@@ -316,31 +362,19 @@ class Spool:
                     removed += 1
         return removed
 
-    def _write_encoded(self, path: Path, instance: Encoded) -> SpooledFile:
-        digest = digest_of(instance)
-        status = self._write(path, (_meta(instance), instance.dataset))
-        if status is None:
-            return SpooledFile(path, 0, digest, datetime.now(UTC), Outcome.SAME)
-        return SpooledFile(path, status.st_size, digest, _time(status))
-
-    def _write(self, path: Path, parts: tuple[Bytes, ...]) -> os.stat_result | None:
-        """Write a file durably; return None when its name was taken already."""
+    def _name(self, draft: Draft, path: Path) -> os.stat_result | None:
+        """Make a whole file durable under a name; return None when it was taken."""
         target = self.absolute(path)
         with spool_errors():
             if target.exists():
                 _sync_folder(target.parent)  # whoever wrote it may not be there yet
                 return None
             self._make_folder(target.parent)
-            draft = target.parent / f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
-            status: os.stat_result | None
+            status: os.stat_result | None = draft.sync()
             try:
-                status = _write_synced(draft, parts)
-                os.link(draft, target)  # fails when the name is taken: one wins
+                os.link(draft.path, target)  # fails when the name is taken: one wins
             except FileExistsError:
                 status = None
-            finally:
-                with suppress(OSError):
-                    draft.unlink()
             _sync_folder(target.parent)
         return status
 
@@ -355,17 +389,16 @@ class Spool:
             _sync_folder(each.parent)
 
 
-def instance_path(instance: Encoded) -> Path:
+def instance_path(study_uid: str, sop_instance_uid: str) -> Path:
     """Return the name of an instance: its study's folder, its SOP Instance UID."""
-    name = f"{_digest(instance.sop_instance_uid)}{FILE_SUFFIX}"
-    return INSTANCES / _study_folder(instance.study_uid) / name
+    name = f"{_digest(sop_instance_uid)}{FILE_SUFFIX}"
+    return INSTANCES / _study_folder(study_uid) / name
 
 
-def quarantine_path(instance: Encoded) -> Path:
-    """Return the name of an object that may not take its UID's."""
-    digest = digest_of(instance)
-    name = f"{_digest(instance.sop_instance_uid)}-{digest}{FILE_SUFFIX}"
-    return QUARANTINE / _study_folder(instance.study_uid) / name
+def quarantine_path(study_uid: str, sop_instance_uid: str, sha256: str) -> Path:
+    """Return the name of an object with this digest that may not take its UID's."""
+    name = f"{_digest(sop_instance_uid)}-{sha256}{FILE_SUFFIX}"
+    return QUARANTINE / _study_folder(study_uid) / name
 
 
 def study_folders(study_uid: StudyUid) -> tuple[Path, Path]:
@@ -420,10 +453,8 @@ def _check_digest(found: str, expected: str) -> None:
         raise UnreadableObjectError("a document's bytes changed on disk")
 
 
-def _time(status: os.stat_result) -> datetime:
-    """Return the modification time in whole microseconds, as databases keep it."""
-    microseconds = status.st_mtime_ns // 1000
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+def _described(path: Path, status: os.stat_result, draft: Draft) -> SpooledFile:
+    return SpooledFile(path, status.st_size, draft.sha256, changed_at(status))
 
 
 def _write_synced(path: Path, parts: tuple[Bytes, ...]) -> os.stat_result:
