@@ -23,7 +23,6 @@ ORDER = "order.json"
 FIRED = "fired.json"
 P_DATA_TF = 0x04
 BEYOND_A_HEADER = 2048
-IS_COMMAND, IS_LAST = 0b01, 0b10
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +190,9 @@ def _install(hook: Hook, orders: Orders) -> None:
     setattr(owner, attribute, after if hook.after else before)
 
 
-def _is_fragment(_, inflow, event) -> bool:
-    """Say whether a PDU brought a fragment of a data set that is not the last one."""
-    items = getattr(event.pdu, "presentation_data_value_items", ())
-    return any(
-        each.presentation_data_value
-        and not each.presentation_data_value[0] & (IS_COMMAND | IS_LAST)
-        for each in items
-    )
+def _goes_on(_, reader, *__) -> bool:
+    """Say whether a PDU brought fragments of a data set, and more are to come."""
+    return reader._message is not None  # noqa: SLF001 - nothing else tells it
 
 
 def _has_rows_alone(_, batch) -> bool:
@@ -219,12 +213,12 @@ HOOKS = {
     "listener": (
         Hook(
             "listener-mid-transfer",
-            "dicom_node.listener:Inflow.count",
+            "dicom_node.native_store:Reader._take_data",
             True,
-            _is_fragment,
+            _goes_on,
         ),
-        Hook("listener-before-name", "dicom_node.spool:_write_synced", after=True),
-        Hook("listener-before-row", "dicom_node.intake:Intake.keep", after=True),
+        Hook("listener-before-name", "dicom_node.draft:Draft.sync", after=True),
+        Hook("listener-before-row", "dicom_node.intake:Intake.keep_draft", after=True),
         Hook("listener-row-uncommitted", "dicom_node.recorder:write", after=True),
         Hook(
             "listener-before-success", "dicom_node.recorder:Recorder.commit", after=True
@@ -275,30 +269,23 @@ HOOKS = {
 
 def _half_read(orders: Orders) -> None:
     """The header of a PDU and half of its body are read: in mid-PDU."""
-    turns = importlib.import_module("dicom_node.turns")
-    limit = turns._limit_patience  # noqa: SLF001 - it gives each connection its reader
+    owner, attribute = _resolve("dicom_node.native_store:Reader._fill_into")
+    fill = getattr(owner, attribute)
 
-    def limiting(connection):
-        limit(connection)
-        transport = connection.dul.socket
-        receive = transport.recv
+    def filling(self, view):
+        if len(view) > BEYOND_A_HEADER:
+            order = orders.hit("listener-mid-pdu")
+            if order is not None:
+                fill(self, view[: len(view) // 2])
+                die(order)
+        fill(self, view)
 
-        def recv(nr_bytes):
-            if nr_bytes > BEYOND_A_HEADER:
-                order = orders.hit("listener-mid-pdu")
-                if order is not None:
-                    receive(nr_bytes // 2)
-                    die(order)
-            return receive(nr_bytes)
-
-        transport.recv = recv
-
-    turns._limit_patience = limiting  # noqa: SLF001 - as above
+    setattr(owner, attribute, filling)
 
 
 def _half_written(orders: Orders) -> None:
     """The head of a `.part` file is written, its data set is not."""
-    spool = importlib.import_module("dicom_node.spool")
+    draft = importlib.import_module("dicom_node.draft")
 
     def looked_at(part):
         if isinstance(part, memoryview):  # the data set that came; all else is bytes
@@ -307,7 +294,7 @@ def _half_written(orders: Orders) -> None:
                 die(order)
         return memoryview(part)
 
-    spool.memoryview = looked_at  # shadows the builtin in this module alone
+    draft.memoryview = looked_at  # shadows the builtin in this module alone
 
 
 def _half_sent(orders: Orders) -> None:

@@ -52,6 +52,12 @@ both_databases = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(params=["native", "pynetdicom"])
+def settings(settings, request) -> NodeSettings:
+    """Either way in which C-STORE requests are read."""
+    return settings.model_copy(update={"native_store": request.param == "native"})
+
+
 @pytest.fixture
 def database(request) -> str:
     """SQLite, where a test does not say `both_databases`."""

@@ -317,17 +317,17 @@ def test_a_file_that_a_purge_took_meanwhile_is_written_again(
     store_all(listener.port, dataset(1))
     settled(sessions)
     conclude(sessions)
-    keep = Intake.keep
+    keep = Intake.keep_draft
     calls = []
 
-    def kept_and_lost(self, request):
-        found = keep(self, request)
+    def kept_and_lost(self, meta, draft):
+        found = keep(self, meta, draft)
         calls.append(found)
         if len(calls) == 1:
             purge_now(sessions, spool)
         return found
 
-    monkeypatch.setattr(Intake, "keep", kept_and_lost)
+    monkeypatch.setattr(Intake, "keep_draft", kept_and_lost)
     assert store_all(listener.port, dataset(1)) == [0]
     settled(sessions)
 

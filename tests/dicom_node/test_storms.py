@@ -43,6 +43,12 @@ def database(request) -> str:
     return make_database(request, "sqlite")
 
 
+@pytest.fixture(params=["native", "pynetdicom"])
+def settings(settings, request) -> NodeSettings:
+    """Either way in which C-STORE requests are read."""
+    return settings.model_copy(update={"native_store": request.param == "native"})
+
+
 def quarantined(settings) -> int:
     return len(list(Spool(settings.spool).iter_files(QUARANTINE)))
 
