@@ -99,13 +99,16 @@ class Peer:
         tls = text.startswith(BY_TLS)
         ae_title, at, address = text.removeprefix(BY_TLS).partition("@")
         host, colon, port = address.rpartition(":")
-        if not (at and colon and host and port.isdecimal()):
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        well_formed = at and colon and host and port.isdecimal()
+        if not well_formed or "[" in host or "]" in host:
             raise ValueError(f"{text!r} is not of the form [tls:]AET@HOST:PORT")
         if not AE_TITLE_PATTERN.fullmatch(ae_title):
             raise ValueError(f"{ae_title!r} is not an AE title of 1-16 characters")
         if not 0 < int(port) <= MAX_PORT:
             raise ValueError(f"port {port} is not in 1-65535")
-        return cls(ae_title, host.strip("[]"), int(port), tls)
+        return cls(ae_title, host, int(port), tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

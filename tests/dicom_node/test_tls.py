@@ -638,3 +638,9 @@ def test_a_peer_is_written_as_it_is_read(text):
     peer = Peer.parse(text)
     assert str(peer) == text
     assert peer.tls is text.startswith("tls:")
+
+
+@pytest.mark.parametrize("text", ["PACS@[:104", "PACS@[]:104", "PACS@a]:104", "A@[[:1"])
+def test_a_peer_whose_brackets_hold_no_address_is_refused(text):
+    with pytest.raises(ValueError, match="is not of the form"):
+        Peer.parse(text)

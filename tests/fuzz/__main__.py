@@ -25,7 +25,7 @@ from rich.table import Table
 
 from tests.fuzz import targets, wire
 
-MINIMUM = 100_000
+MINIMUM = 20_000
 COVERAGE = re.compile(rb"cov: (\d+)")
 PDUS = "pdu"
 CPUS = os.cpu_count() or 1
