@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from dicom_node.findings import Stage
-from tests.benchmarks.__main__ import measure, show
+from tests.benchmarks.measuring import Line, measure, show
 from tests.quick_cohorts import cohort, easy_set
 from training import execution
 from training.augment import augment
@@ -29,6 +29,8 @@ from training.team import Team
 from worker.preprocess import standardise
 
 CASES, HELDOUT = 519, 129
+FEW = 160
+BARE, OURS = "bare loop", "ours, with curve and checkpoint"
 
 
 def bare(recipe: Recipe, cases: int) -> float:
@@ -74,24 +76,59 @@ def folds(recipe: Recipe, workers: int) -> float:
         return time.perf_counter() - started
 
 
+def epochs(rounds: int, cases: int, *, served: bool) -> dict[str, list[float]]:
+    """CPU seconds of an epoch of the bare loop and of ours, in turn."""
+    update = {"threads": 1, "dilated": served}
+    recipe = PRESETS["paper"].model_copy(update=update)
+    parts = {
+        BARE: lambda: bare(recipe, cases),
+        OURS: lambda: ours(recipe, cases),
+    }
+    with determinism(recipe.threads):
+        measure(parts, 1, "Warming up")
+        return measure(parts, rounds, "Epochs")
+
+
+def lines(rounds: int) -> list[Line]:
+    """Measure P10, and P11 once."""
+    found = epochs(rounds, FEW, served=True)
+    minutes = whole() / 60
+    return [
+        Line(
+            "P10",
+            f"training epoch of the served network, {FEW} cases, CPU",
+            "s",
+            found[OURS],
+            "bare loop",
+            found[BARE],
+            1.1,
+        ),
+        Line(
+            "P11",
+            f"paper recipe, {CASES} cases, 20 epochs, five folds",
+            "min",
+            [minutes],
+            wanted=6,
+        ),
+    ]
+
+
+def whole() -> float:
+    """Seconds of the paper recipe with five folds, on two cores."""
+    recipe = PRESETS["paper"].model_copy(update={"threads": 1, "dilated": False})
+    return folds(recipe, 2)
+
+
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--cases", default=CASES, show_default=True)
 @click.option("--served", is_flag=True, help="The served shape (P10), not the stock.")
-@click.option("--whole", is_flag=True, help="The paper recipe with five folds (P11).")
-def main(rounds: int, cases: int, *, served: bool, whole: bool) -> None:
+@click.option("--folds", "five", is_flag=True, help="The whole paper recipe (P11).")
+def main(rounds: int, cases: int, *, served: bool, five: bool) -> None:
     """Measure training against a bare loop, interleaved in one run."""
-    update = {"threads": 1, "dilated": served}
-    recipe = PRESETS["paper"].model_copy(update=update)
-    with determinism(recipe.threads):
-        parts = {
-            "bare loop": lambda: bare(recipe, cases),
-            "ours, with curve and checkpoint": lambda: ours(recipe, cases),
-        }
-        measure(parts, 1, "Warming up")
-        show(f"One epoch, {cases} cases", "CPU s", measure(parts, rounds, "Epochs"))
-    if whole:
-        seconds = folds(recipe.model_copy(update={"dilated": False}), 2)
+    show(f"One epoch, {cases} cases", "CPU s", epochs(rounds, cases, served=served))
+    if five:
+        seconds = whole()
         click.echo(f"paper recipe, {CASES} cases, five folds: {seconds / 60:.1f} min")
 
 

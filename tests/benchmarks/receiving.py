@@ -1,0 +1,259 @@
+"""Storing half-megabyte MR instances: our listener, DCMTK, Orthanc, pynetdicom.
+
+Every sender is DCMTK's dcmsend, and TCP_NODELAY=1 holds on both ends: without it DCMTK
+waits 45 ms for each instance, whoever the peer is. Only ours and Orthanc answer when an
+object is safe; the others have handed it to the page cache.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from dicom_node import db, schema
+from dicom_node.listener import Listener
+from dicom_node.settings import AllowedPeer, NodeSettings, load
+from tests import dicom_objects
+from tests.benchmarks.measuring import Line, Rounds, cpu_ms, measure, peak_mb
+from tests.peers import Orthanc, dcmsend, free_port, wait_until
+
+SIDE = 512  # 512 x 512 x 16 bit: half a megabyte, as a breast MR slice has
+CALLER = "BENCH"
+OURS, DCMTK, ORTHANC = "Sentinode", "DCMTK storescp", "Orthanc"
+PYNETDICOM, STOCK = "pynetdicom storescp", "Sentinode, without native reading"
+FORKING = "DCMTK storescp --fork"
+
+Receiver = Callable[[Path], AbstractContextManager["Target"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send, and which process receives."""
+
+    address: str
+    pid: int
+
+
+def instances(folder: Path, number: int, study: str | None = None) -> list[Path]:
+    """Write half-megabyte MR instances of one study."""
+    generator = np.random.default_rng(1)
+    image = generator.integers(0, 4000, (SIDE, SIDE), dtype=np.uint16)
+    folder.mkdir(parents=True)
+    paths = []
+    for place in range(number):
+        one = dicom_objects.mr_slice(image=image, position=(20.0, -60.0, float(place)))
+        if study is not None:
+            one.StudyInstanceUID = study
+            one.SOPInstanceUID = f"{study}.{place}"
+            one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+        path = folder / f"{place:04}.dcm"
+        one.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def ours(folder: Path, native: str = "native") -> AbstractContextManager[Target]:
+    """Our listener in a process of its own, as durable as in production."""
+    return _ours(folder, native)
+
+
+@contextmanager
+def _ours(folder: Path, native: str) -> Iterator[Target]:
+    port = free_port()
+    code = "from tests.benchmarks.receiving import listen; listen()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(port), native],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield Target(f"SENTINODE@127.0.0.1:{port}", process.pid)
+    process.terminate()
+    process.wait(10)
+    process.stdout.close()
+
+
+def listen() -> None:
+    """Entry of the process that `ours` starts."""
+    settings = load(
+        NodeSettings,
+        data_dir=Path(sys.argv[-3]),
+        host="127.0.0.1",
+        port=int(sys.argv[-2]),
+        allow=(AllowedPeer(CALLER),),
+        native_store=sys.argv[-1] == "native",
+        max_associations_per_caller=16,
+    )
+    schema.upgrade(settings.database)
+    Listener(settings, db.writing(db.connect(settings.database))).start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    time.sleep(3600)
+
+
+@contextmanager
+def theirs(folder: Path, *command: str) -> Iterator[Target]:
+    """A storage SCP of somebody else; its last argument is the port."""
+    port = free_port()
+    folder.mkdir(parents=True)
+    process = subprocess.Popen(
+        [*command, str(port)],
+        cwd=folder,
+        env={"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    echo = ["/usr/bin/echoscu", "127.0.0.1", str(port)]
+    wait_until(
+        lambda: (
+            not subprocess.run(echo, stderr=subprocess.DEVNULL, check=False).returncode
+        ),
+        "C-ECHO",
+    )
+    yield Target(f"ANY@127.0.0.1:{port}", process.pid)
+    process.terminate()
+    process.wait(10)
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[Target]:
+    """Orthanc, with a thread for each of the callers."""
+    running = Orthanc(folder, free_port(), options={"DicomThreadsCount": 16}).start()
+    yield Target(str(running), running.process.pid)
+    running.stop()
+
+
+RECEIVERS: dict[str, Receiver] = {
+    OURS: ours,
+    STOCK: lambda folder: ours(folder, "stock"),
+    DCMTK: lambda folder: theirs(folder, "storescp", "-pdu", "131072", "+B"),
+    FORKING: lambda folder: theirs(
+        folder, "storescp", "-pdu", "131072", "+B", "--fork"
+    ),
+    ORTHANC: orthanc,
+    PYNETDICOM: lambda folder: theirs(
+        folder, sys.executable, "-m", "pynetdicom", "storescp"
+    ),
+}
+
+
+def together(address: str, lots: list[list[Path]]) -> float:
+    """Send each lot over an association of its own, all at once; return the seconds."""
+    faults: list[BaseException] = []
+
+    def send(lot: list[Path]) -> None:
+        try:
+            dcmsend(address, *lot, calling=CALLER)
+        except BaseException as fault:  # noqa: BLE001 - raised below, in the main thread
+            faults.append(fault)
+
+    threads = [threading.Thread(target=send, args=(lot,)) for lot in lots]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = time.perf_counter() - started
+    if faults:
+        raise faults[0]
+    return taken
+
+
+def disk_alone(folder: Path, number: int) -> float:
+    """Files per second that the disk makes durable for one thread, without a network.
+
+    Each is written, synced, given its name, and its folder synced: what no receiver
+    can leave out that promises as much.
+    """
+    folder.mkdir(parents=True)
+    content = os.urandom(2 * SIDE * SIDE)
+    place = os.open(folder, os.O_RDONLY)
+    started = time.perf_counter()
+    for name in range(number):
+        draft, target = folder / f"{name}.part", folder / f"{name}.dcm"
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT)
+        os.write(handle, content)
+        os.fsync(handle)
+        os.close(handle)
+        draft.rename(target)
+        os.fsync(place)
+    taken = time.perf_counter() - started
+    os.close(place)
+    return number / taken
+
+
+def rates(
+    folder: Path, names: tuple[str, ...], lots: list[list[Path]], rounds: int
+) -> tuple[Rounds, Rounds]:
+    """Return instances per second, and CPU ms per instance, of each receiver."""
+    total = sum(map(len, lots))
+    spent: Rounds = {name: [] for name in names}
+    fresh = count()
+
+    def of(name: str) -> Callable[[], float]:
+        def part() -> float:
+            with RECEIVERS[name](folder / f"receiver-{next(fresh)}") as target:
+                before = cpu_ms(target.pid)
+                taken = together(target.address, lots)
+                spent[name].append((cpu_ms(target.pid) - before) / total)
+            return total / taken
+
+        return part
+
+    found = measure(
+        {name: of(name) for name in names}, rounds, f"Receiving over {len(lots)}"
+    )
+    return found, spent
+
+
+def lines(folder: Path, rounds: int, number: int) -> list[Line]:
+    """Measure P1 to P4."""
+    one = [instances(folder / "one", number)]
+    four = [
+        instances(folder / f"four-{lot}", number // 2, f"1.2.826.0.1.{lot}")
+        for lot in range(4)
+    ]
+    alone, spent = rates(folder, (OURS, STOCK, DCMTK, ORTHANC, PYNETDICOM), one, rounds)
+    crowd, _ = rates(folder, (OURS, FORKING, ORTHANC, PYNETDICOM), four, rounds)
+    disk = [disk_alone(folder / f"disk-{each}", number) for each in range(rounds)]
+    resident = _resident(folder, four)
+    unit = "instances/s"
+
+    def against(
+        target: str, name: str, wanted: float, found: Rounds, many: str
+    ) -> Line:
+        what = f"durable receive, {many}"
+        return Line(
+            target, what, unit, found[OURS], name, found[name], wanted, at_least=True
+        )
+
+    return [
+        against("P1", DCMTK, 0.7, alone, "1 association"),
+        against("P2", FORKING, 1.2, crowd, "4 associations"),
+        against("P3", ORTHANC, 3.0, alone, "1 association"),
+        against("P3", PYNETDICOM, 4.0, alone, "1 association"),
+        against("P3", ORTHANC, 3.0, crowd, "4 associations"),
+        against("P3", PYNETDICOM, 4.0, crowd, "4 associations"),
+        Line("", "the disk alone, 1 thread", unit, disk),
+        Line("", "without native reading, 1 association", unit, alone[STOCK]),
+        Line("P4", "listener, CPU per instance", "ms", spent[OURS], wanted=1.2),
+        Line("", "the same without native reading", "ms", spent[STOCK]),
+        Line("", "Orthanc, CPU per instance", "ms", spent[ORTHANC]),
+        Line("", "DCMTK storescp, CPU per instance", "ms", spent[DCMTK]),
+        Line("P4", "listener, memory, 16 associations", "MB", resident, wanted=150),
+    ]
+
+
+def _resident(folder: Path, lots: list[list[Path]]) -> list[float]:
+    sixteen = [lot[place::4] for lot in lots for place in range(4)]
+    with ours(folder / "sixteen") as target:
+        together(target.address, sixteen)
+        return [peak_mb(target.pid)]
