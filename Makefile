@@ -41,8 +41,8 @@ lint: install ## ruff, mypy --strict, the directions of imports
 	$(BIN)/lint-imports
 	$(BIN)/codespell dicom_node worker training migrations tests README.md CHANGELOG.md
 
-bench: install peers ## measure; prints medians and ratios
-	$(BIN)/python -m tests.benchmarks
+bench: install peers ## measure ours and theirs; prints ratios, writes bench.json, bench.png
+	$(BIN)/python -m tests.benchmarks --json bench.json --plot bench.png
 
 chaos: install peers ## kill every process at every point of the path; prints the table
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --json chaos.json
