@@ -47,6 +47,7 @@ from dicom_node.arrivals import (
     record_conflict,
     study_of,
 )
+from dicom_node.backlog import is_untried_bulk
 from dicom_node.completeness import (
     complete_early,
     count_agreed,
@@ -378,10 +379,10 @@ def claim(  # noqa: PLR0913 - who takes what, for how long
     """Take a queued study for one worker; None when there is nothing to do.
 
     The claim holds until `at + lease`, or until an instance arrives. With
-    `untried_bulk` only bulk work is taken of which no try has counted.
+    `untried_bulk` only what may be taken along (see `dicom_node.backlog`).
     """
     token = str(uuid.uuid4())
-    narrower = (StudyRow.bulk.is_(True), StudyRow.attempts == 0) if untried_bulk else ()
+    narrower = (is_untried_bulk(),) if untried_bulk else ()
     taken = _rowcount(
         session,
         update(StudyRow)

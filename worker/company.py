@@ -1,4 +1,4 @@
-"""Which studies are analysed in company: bulk ones that nobody has tried before.
+"""Which studies are analysed in company: bulk ones, when more of them wait.
 
 They share forward passes (see `worker.together`). A live study is always alone, and so
 is what was tried before: what kills a process costs its neighbours one try at most.

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import backlog, ledger, pauses
+from dicom_node import backlog, db, ledger, pauses, schema
 from dicom_node.db import now
 from dicom_node.errors import ModelIntegrityError, TransientError
 from dicom_node.study import Reason, StudyState
-from dicom_node.tables import Pausable
+from dicom_node.tables import Pausable, StudyRow
 from tests import dicom_objects
 from tests.chaos.triggers import Order, Orders
 from tests.worker.test_replay import run as replay_command
@@ -195,6 +195,48 @@ def test_what_was_given_back_waits_for_its_own_message(bench, many):
         claim = ledger.claim(session, many[1], "test", timedelta(1), now())
         ledger.give_back(session, claim, now(), "the disk is full", transient=True)
         assert backlog.untried_bulk(session, 9) == [many[0], many[2]]
+
+
+def test_what_was_announced_waits_for_its_own_message(bench, many, source):
+    with bench.sessions.begin() as session:
+        ledger.announced(session, [many[1]], now())
+
+    analyze(many[0], bench.site, source)
+
+    assert batches(bench, [many[0], many[2]]) == ["2x3x64x64"] * 2
+    assert len(analyze(many[1], bench.site, source)) == 1
+
+
+def test_postgresql_gives_the_same_studies_in_order(postgres_url):
+    schema.upgrade(postgres_url)
+    engine = db.connect(postgres_url)
+    with db.writing(engine).begin() as session:
+        for number, values in enumerate(
+            [{}, {"bulk": False}, {"attempts": 1}, {"announced_at": now()}, {}]
+        ):
+            session.add(waiting(f"1.2.{number}", now() - timedelta(number), **values))
+    with db.reading(engine)() as session:
+        assert backlog.untried_bulk(session, 9) == ["1.2.4", "1.2.0"]
+        assert backlog.live_waits(session)
+    engine.dispose()
+
+
+def waiting(uid, queued_at, **values):
+    row = {
+        "study_uid": uid,
+        "state": StudyState.QUEUED,
+        "patient_key": "a" * 64,
+        "calling_ae": "PACS",
+        "received_at": queued_at,
+        "last_received_at": queued_at,
+        "quiet_until": queued_at,
+        "queued_at": queued_at,
+        "instances": 1,
+        "revision": 1,
+        "attempts": 0,
+        "bulk": True,
+    }
+    return StudyRow(**row | values)
 
 
 def test_another_process_takes_from_the_same_studies(bench, many):
