@@ -327,7 +327,7 @@ analysis.analyze(sys.argv[2], analysis._site(), analysis._cascade_in_service)
 
 @pytest.mark.parametrize(
     ("point", "done"),
-    [("analysis-claimed", 0), ("analysis-inferred", 1), ("analysis-uncommitted", 1)],
+    [("analysis-claimed", 0), ("analysis-uncommitted", 1)],
 )
 def test_a_process_killed_in_mid_batch_loses_nothing_and_doubles_nothing(
     bench, many, source, tmp_path, point, done
