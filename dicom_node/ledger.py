@@ -47,6 +47,7 @@ from dicom_node.arrivals import (
     record_conflict,
     study_of,
 )
+from dicom_node.backlog import is_untried_bulk
 from dicom_node.completeness import (
     complete_early,
     count_agreed,
@@ -147,7 +148,7 @@ class Claim:
     rectangles that a person set by hand. `attempts` counts this one. `contradiction`
     is set when the objects contradict one another (see
     `dicom_node.arrivals.contradiction`): then only a hold is right. `waived` is what a
-    person accepted of the study as it stands.
+    person accepted of the study as it stands. `bulk` work lets other pass.
     """
 
     study_uid: StudyUid
@@ -165,6 +166,7 @@ class Claim:
     foreign: tuple[ForeignDocument, ...] = ()
     manual: tuple[Roi, ...] = ()
     waived: frozenset[Reason] = frozenset()
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,18 +367,30 @@ def announced(session: Session, uids: Sequence[StudyUid], at: datetime) -> None:
     )
 
 
-def claim(
-    session: Session, uid: StudyUid, worker: str, lease: timedelta, at: datetime
+def claim(  # noqa: PLR0913 - who takes what, for how long
+    session: Session,
+    uid: StudyUid,
+    worker: str,
+    lease: timedelta,
+    at: datetime,
+    *,
+    untried_bulk: bool = False,
 ) -> Claim | None:
     """Take a queued study for one worker; None when there is nothing to do.
 
-    The claim holds until `at + lease`, or until an instance arrives.
+    The claim holds until `at + lease`, or until an instance arrives. With
+    `untried_bulk` only what may be taken along (see `dicom_node.backlog`).
     """
     token = str(uuid.uuid4())
+    narrower = (is_untried_bulk(),) if untried_bulk else ()
     taken = _rowcount(
         session,
         update(StudyRow)
-        .where(StudyRow.study_uid == uid, StudyRow.state == StudyState.QUEUED)
+        .where(
+            StudyRow.study_uid == uid,
+            StudyRow.state == StudyState.QUEUED,
+            *narrower,
+        )
         .values(
             state=StudyState.ANALYZING,
             claim_token=token,
@@ -405,6 +419,7 @@ def claim(
         foreign=tuple(foreign_documents(session, uid)),
         manual=manual_rois(session, uid),
         waived=waivers.waived(session, study),
+        bulk=study.bulk,
     )
 
 

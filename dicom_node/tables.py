@@ -75,6 +75,7 @@ class StudyRow(Base):
         Index(None, "state", "quiet_until"),
         Index(None, "state", "reason"),
         Index(None, "state", "announced_at"),
+        Index(None, "state", "bulk", "queued_at"),
         Index(None, "last_received_at"),
     )
 

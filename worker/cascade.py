@@ -6,6 +6,8 @@ stage II, which predicts metastasis of the non-sentinel nodes (NSLN).
 """
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,7 +83,8 @@ class StageScore:
     `probability` is calibrated. `logit` is the uncalibrated difference, positive
     minus negative. `cam` is the (map, map) float32 class activation map of that
     logit: mean(cam) + bias == logit. `features` (C,) are what the head sees: the
-    global averages of the layers that it reads.
+    global averages of the layers that it reads. `batch` is how many crops the forward
+    pass held, `share_ms` this one's part of its time.
     """
 
     probability: float
@@ -89,6 +92,8 @@ class StageScore:
     cam: NDArray[np.float32]
     bias: float
     features: NDArray[np.float64]
+    batch: int
+    share_ms: float
 
 
 def build_network(architecture: Architecture) -> Network:
@@ -176,7 +181,7 @@ def class_activation(
 
 
 def score(model: StageModel, x: torch.Tensor) -> StageScore:
-    """Score one crop: the network in float32, its linear head in float64.
+    """Score one crop in a forward pass of its own.
 
     Args:
         model: A loaded stage.
@@ -188,22 +193,66 @@ def score(model: StageModel, x: torch.Tensor) -> StageScore:
     Raises:
         PermanentError: The score is not finite: no result is better than a default.
     """
-    batch = x.to(model.device)[None].contiguous(memory_format=torch.channels_last)
+    (scored,) = score_batch(model, [x])
+    if isinstance(scored, PermanentError):
+        raise scored
+    return scored
+
+
+def score_batch(
+    model: StageModel, xs: Sequence[torch.Tensor]
+) -> list[StageScore | PermanentError]:
+    """Score crops in one pass: the network in float32, its linear head in float64.
+
+    Args:
+        model: A loaded stage.
+        xs: One or more inputs as `score` takes them.
+
+    Returns:
+        The score of each, or why it has none. In company the last bits of a score may
+        differ from those that the crop gets alone.
+    """
+    started = time.perf_counter()
+    batch = _moved(torch.stack(list(xs)), model.device)  # (B, 3, 64, 64)
     with torch.inference_mode():
         features = feature_map(model.network, batch)
         cam, bias = class_activation(model.network, features)
-        logit = float(cam.mean() + bias)
-    if not (math.isfinite(logit) and bool(torch.isfinite(cam).all())):
-        raise PermanentError(
+        parts = (cam.flatten(1), pooled(features), bias.expand(len(xs), 1))
+        rows = torch.cat(parts, dim=1).cpu()  # the one wait for a GPU
+    share_ms = (time.perf_counter() - started) * 1000 / len(xs)
+    sizes = [part.shape[1] for part in parts]
+    return [_said(model, row.split(sizes), (len(xs), share_ms)) for row in rows]
+
+
+def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring inputs to a device, channels last: twice as fast on a CPU."""
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    if device.type == "cuda":  # only out of pinned memory is a copy not waited for
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
+
+
+def _said(
+    model: StageModel, parts: Sequence[torch.Tensor], effort: tuple[int, float]
+) -> StageScore | PermanentError:
+    """Read what a pass says of one crop: map, averages and bias, flat, in float64."""
+    cam, features, bias = parts
+    logit = cam.mean() + bias  # (1,)
+    if not bool(torch.isfinite(cam).all() and torch.isfinite(logit)):
+        return PermanentError(
             f"{model.manifest.reference} gives no finite score on {model.device}; "
             "its weights or its device are faulty"
         )
+    side = math.isqrt(len(cam))
+    batch, share_ms = effort
     return StageScore(
-        probability=model.manifest.calibration.probability(logit),
-        logit=logit,
-        cam=cam[0].float().cpu().numpy(),
+        probability=model.manifest.calibration.probability(float(logit)),
+        logit=float(logit),
+        cam=cam.float().reshape(side, side).numpy(),
         bias=float(bias),
-        features=pooled(features)[0].cpu().numpy(),
+        features=features.numpy().copy(),  # a view would keep the whole batch
+        batch=batch,
+        share_ms=share_ms,
     )
 
 

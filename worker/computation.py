@@ -1,8 +1,10 @@
 """Where a number is computed: what must be equal for equal bits.
 
-Every stored probability is that of a forward pass over one crop alone, batch 1, so it
-does not depend on a case's neighbours. On a CPU one thread computes it. The bits then
-follow from the crop, the weights, torch's version and the kind of CPU.
+The probability of a live study is that of a forward pass over one crop alone, batch 1,
+so it does not depend on a case's neighbours. On a CPU one thread computes it. The bits
+then follow from the crop, the weights, torch's version and the kind of CPU. Bulk work
+shares passes, where the number of crops and their neighbours may move the last bits:
+the recorded batch says so.
 """
 
 import platform
@@ -42,13 +44,18 @@ def settle(device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def describe(x: torch.Tensor) -> Computation:
-    """Say what computes the score of an input (3, size, size) in this process."""
+def describe(x: torch.Tensor, batch: int) -> Computation:
+    """Say what computes the score of an input (3, size, size) in this process.
+
+    Args:
+        x: The input.
+        batch: How many of them the forward pass held.
+    """
     return Computation(
         torch_version=torch.__version__,
         cpu=cpu_kind(),
         threads=torch.get_num_threads(),
-        batch="x".join(str(size) for size in (1, *x.shape)),
+        batch="x".join(str(size) for size in (batch, *x.shape)),
         code_version=__version__,
     )
 

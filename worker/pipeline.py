@@ -51,7 +51,6 @@ from worker.cascade import (
     is_discordant,
     pathway,
     risk_of,
-    score,
     stage_two_status,
     standing,
 )
@@ -67,6 +66,7 @@ from worker.case import (
 )
 from worker.marked import read_marked
 from worker.quality import Fault
+from worker.together import Request, Steps, alone, timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class StudyInput:
 def analyze(
     study: StudyInput, cascade: Cascade, device: Device
 ) -> tuple[AnalyzedCase, ...]:
-    """Analyse every marked side of a study.
+    """Analyse every marked side of a study, each crop in a pass of its own.
 
     Returns:
         A new version for each side where something changed; nothing for the rest.
@@ -117,6 +117,30 @@ def analyze(
         UnreadableObjectError: The marked slice cannot be decoded.
         InvalidDocumentError: A document is not fit to be sent.
     """
+    return alone(steps(study, cascade, device))
+
+
+def steps(
+    study: StudyInput, cascade: Cascade, device: Device
+) -> Steps[tuple[AnalyzedCase, ...]]:
+    """Analyse a study as `analyze` does; whoever runs it scores what it asks for."""
+    cases, faulty = [], []
+    for work in _works(study, cascade):
+        if _is_current(work):
+            continue
+        try:
+            cases.append((yield from _analyze_case(work, cascade, device)))
+        except StudyHeldError as held:
+            if held.reason is not Reason.QUALITY:
+                raise
+            faulty.append(held.detail)
+    if faulty:  # a person sees what is wrong with every side, then decides
+        raise StudyHeldError(Reason.QUALITY, " ".join((*faulty, gate.HOW_TO_OVERRULE)))
+    return tuple(cases)
+
+
+def _works(study: StudyInput, cascade: Cascade) -> list["_Case"]:
+    """Choose a slice for each side; what else was read of the study is let go."""
     started = time.perf_counter()
     objects, reading = read_marked(study.stored, study.manual, study.rules)
     chosen = _choose(
@@ -127,9 +151,8 @@ def analyze(
     digests |= study.purged
     carriers = {str(ds.SOPInstanceUID): ds for ds in objects.documents}
     known = catalogue(objects.images)
-    cases, faulty = [], []
-    for one in chosen:
-        work = _Case(
+    return [
+        _Case(
             study=study,
             selection=one,
             image=_image_of(one, known),
@@ -138,17 +161,8 @@ def analyze(
             carrier=carriers.get(one.roi.carrier_sop_instance_uid or ""),
             select_ms=select_ms,
         )
-        if _is_current(work):
-            continue
-        try:
-            cases.append(_analyze_case(work, cascade, device))
-        except StudyHeldError as held:
-            if held.reason is not Reason.QUALITY:
-                raise
-            faulty.append(held.detail)
-    if faulty:  # a person sees what is wrong with every side, then decides
-        raise StudyHeldError(Reason.QUALITY, " ".join((*faulty, gate.HOW_TO_OVERRULE)))
-    return tuple(cases)
+        for one in chosen
+    ]
 
 
 def _choose(
@@ -227,22 +241,21 @@ def _is_current(case: _Case) -> bool:
     return prior is not None and not prior.rewrite and prior.slnd == case.slnd
 
 
-def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase:
-    started = time.perf_counter()
+def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> Steps[AnalyzedCase]:
+    begun = time.perf_counter()
     header = images.read_header(case.selection.path)
     pixels = images.read_pixels(case.selection.path, case.selection.frame, header)
     manifest = cascade.sln.manifest
     looked = gate.look(case.selection, case.image, case.before, pixels, manifest)
     if gate.is_constant(looked):
         _settled(case, looked, ())  # held at once: there may be nothing to score
-    decode_ms = _since(started)
+    decode_ms = _since(begun)
+
+    stages = _run_stages(case, pixels, cascade)
+    (sln, nsln, strange), inference_ms = yield from timed(stages)
 
     begun = time.perf_counter()
-    sln, nsln, strange = _run_stages(case, pixels, cascade)
     case = _settled(case, looked, strange)
-    inference_ms = _since(begun)
-
-    begun = time.perf_counter()
     finding = _finding(case, sln, nsln)
     encoded = _documents(case, finding, (header, pixels), device)
     report_ms = _since(begun)
@@ -258,7 +271,7 @@ def _analyze_case(case: _Case, cascade: Cascade, device: Device) -> AnalyzedCase
             decode_ms=decode_ms,
             inference_ms=inference_ms,
             report_ms=report_ms,
-            total_ms=case.select_ms + _since(started),
+            total_ms=case.select_ms + decode_ms + inference_ms + report_ms,
         ),
         kept=_kept(case, pixels),
         studied_on=study_day(header),
@@ -282,32 +295,32 @@ def _settled(
 
 def _run_stages(
     case: _Case, pixels: NDArray[np.float32], cascade: Cascade
-) -> tuple[StageFinding, StageFinding, tuple[Fault, ...]]:
+) -> Steps[tuple[StageFinding, StageFinding, tuple[Fault, ...]]]:
     """Run what has to run; an earlier finding of the same input stays as it was."""
     prior = case.reusable
     faults: tuple[Fault, ...] = ()
     if prior:
         sln = prior.sln
     else:
-        sln, faults = _run_stage(case, pixels, cascade.sln, cascade)
+        sln, faults = yield from _run_stage(case, pixels, cascade.sln, cascade)
     slnd = case.slnd.result if case.slnd else None
     status = stage_two_status(_risk(sln), slnd, case.study.stage_two)
     if status not in {StageStatus.DONE, StageStatus.CONDITIONAL}:
         return sln, StageFinding(Stage.NSLN, status), faults
     if prior and prior.nsln.probability is not None:
         return sln, standing(prior.nsln, status), faults
-    nsln, more = _run_stage(case, pixels, cascade.nsln, cascade)
+    nsln, more = yield from _run_stage(case, pixels, cascade.nsln, cascade)
     return sln, standing(nsln, status), (*faults, *more)
 
 
 def _run_stage(
     case: _Case, pixels: NDArray[np.float32], model: StageModel, cascade: Cascade
-) -> tuple[StageFinding, tuple[Fault, ...]]:
+) -> Steps[tuple[StageFinding, tuple[Fault, ...]]]:
     """Score the crop (rows, columns) -> (3, 64, 64) and place its map on the slice."""
     manifest = model.manifest
     box = case.selection.roi.box
     x = preprocess.to_input(pixels, box, manifest.preprocessing)
-    scored = score(model, x)
+    scored = yield Request(model, x)
     rows, columns = pixels.shape
     site = cascade.site_thresholds.get(manifest.stage)
     threshold = site.value if site else manifest.operating_threshold.value
@@ -328,7 +341,7 @@ def _run_stage(
         weights_sha256=manifest.weights_sha256,
         preprocessing_sha256=manifest.preprocessing_sha256,
         device=_device_name(model.device),
-        **computation.describe(x),
+        **computation.describe(x, scored.batch),
         heat=cam.place(scored.cam, box, (rows, columns), manifest.preprocessing),
         heat_range=manifest.heat_range,
     )

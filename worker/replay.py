@@ -203,8 +203,9 @@ def _compute(
 ) -> StageReplay:
     torch.set_num_threads(finding.threads or computation.CPU_THREADS)
     x = preprocess.to_input(crop.pixels, crop.box, model.manifest.preprocessing)
-    probability = score(model, x).probability
-    others = _otherwise(finding, computation.describe(x))
+    scored = score(model, x)
+    probability = scored.probability
+    others = _otherwise(finding, computation.describe(x, scored.batch))
     difference = probability - recorded
     threshold = finding.threshold if finding.risk else None  # conditional: no group
     risk = None if threshold is None else risk_of(probability, threshold)

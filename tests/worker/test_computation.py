@@ -1,17 +1,25 @@
-"""A stored probability is that of one crop alone, whoever was scored beside it."""
+"""A live probability is that of one crop alone; that of bulk work says its batch."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dicom_node import __version__
+from dicom_node.errors import PermanentError
 from tests import dicom_objects
-from worker import computation
-from worker.cascade import class_activation, feature_map, score
+from worker import computation, weights
+from worker.cascade import (
+    class_activation,
+    feature_map,
+    pooled,
+    score,
+    score_batch,
+)
 from worker.preprocess import to_input
 
 BOXES = ((20.0, 30.0, 44.0, 50.0), (10.5, 12.25, 80.0, 70.0), (60.0, 5.0, 71.0, 90.0))
@@ -72,19 +80,61 @@ def test_every_forward_pass_holds_one_crop(cascade, inputs, one_thread):
     hook.remove()
 
     assert seen == [(1, 3, 64, 64)] * len(inputs)
-    assert computation.describe(inputs[0])["batch"] == "1x3x64x64"
+    assert computation.describe(inputs[0], 1)["batch"] == "1x3x64x64"
 
 
-def test_a_batch_would_be_close_and_is_not_what_is_stored(cascade, inputs, one_thread):
-    """Why batch 1 is a promise: in company the last bits may differ."""
+def test_a_crop_alone_has_the_bits_that_it_always_had(cascade, inputs, one_thread):
+    """Results that were recorded before passes were shared must still be replayed."""
     network = cascade.sln.network
-    batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        cam, bias = class_activation(network, feature_map(network, batch))
-        logits = cam.mean(dim=(1, 2)) + bias
+    for x in inputs:
+        batch = x[None].contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            features = feature_map(network, batch)
+            cam, bias = class_activation(network, features)
+            logit = float(cam.mean() + bias)
 
-    alone = torch.tensor([score(cascade.sln, x).logit for x in inputs])
-    torch.testing.assert_close(logits.float(), alone.float(), atol=1e-4, rtol=1e-4)
+        scored = score(cascade.sln, x)
+
+        assert scored.logit == logit
+        assert scored.bias == float(bias)
+        assert np.array_equal(scored.cam, cam[0].float().numpy())
+        assert np.array_equal(scored.features, pooled(features)[0].numpy())
+
+
+def test_a_batch_is_close_and_says_how_large_it_was(cascade, inputs, one_thread):
+    """Why batch 1 is a promise of live work: in company the last bits may differ."""
+    shared = score_batch(cascade.sln, inputs)
+
+    for x, one in zip(inputs, shared, strict=True):
+        same = score(cascade.sln, x)
+        assert (same.batch, one.batch) == (1, 3)
+        assert one.probability == pytest.approx(same.probability, abs=1e-5)
+        np.testing.assert_allclose(one.cam, same.cam, atol=1e-4)
+        np.testing.assert_allclose(one.features, same.features, atol=1e-4)
+
+
+def test_a_crop_that_gives_no_number_is_alone_in_that(cascade, inputs):
+    strange = torch.full((3, 64, 64), float("inf"))
+
+    first, error, last = score_batch(cascade.sln, [inputs[0], strange, inputs[1]])
+
+    assert isinstance(error, PermanentError)
+    assert first.probability == pytest.approx(score(cascade.sln, inputs[0]).probability)
+    assert last.probability == pytest.approx(score(cascade.sln, inputs[1]).probability)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_scores_a_batch_as_a_cpu_does(quick_models, cascade, inputs):
+    device = torch.device("cuda")
+    computation.settle(device)
+    folder = next((quick_models / "untrained-sln").iterdir())
+    model = weights.load_stage(folder, device)
+
+    for one, x in zip(score_batch(model, inputs), inputs, strict=True):
+        assert one.probability == pytest.approx(
+            score(cascade.sln, x).probability, abs=1e-5
+        )
 
 
 def test_two_processes_give_the_same_bits(quick_models, cascade, inputs, one_thread):
@@ -106,7 +156,7 @@ def test_two_processes_give_the_same_bits(quick_models, cascade, inputs, one_thr
 
 
 def test_a_computation_is_described_by_what_its_bits_depend_on(inputs, one_thread):
-    found = computation.describe(inputs[0])
+    found = computation.describe(inputs[0], 1)
 
     assert found["torch_version"] == torch.__version__
     assert found["threads"] == 1

@@ -4,11 +4,12 @@ The order of initialisation matters for CUDA: the parent process of the pool onl
 imports torch; the models are loaded after the fork, by each child on its own device.
 """
 
+import itertools
 import logging
 import os
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -49,6 +50,7 @@ from dicom_node.study import (
 from dicom_node.tables import Pausable
 from worker import app as messages
 from worker import (
+    company,
     computation,
     keeping,
     models,
@@ -65,6 +67,7 @@ from worker.pipeline import Cascade, StudyInput
 from worker.retention import Store
 from worker.serving import LoadedCascade, choose_device, signing_device
 from worker.settings import WorkerSettings
+from worker.together import Steps, together
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,8 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
 
     A message may be delivered twice: the claim lets one through. While the queue is
     paused none is: the sweep sends it again after that. An instance may
-    arrive meanwhile: the claim is then void and this result is dropped.
+    arrive meanwhile: the claim is then void and this result is dropped. Bulk work
+    takes others of its kind along; the claim of each is settled by itself.
 
     Returns:
         The identifiers of the results that were recorded.
@@ -111,8 +115,41 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
         claim = ledger.claim(session, uid, runtime.name(), site.settings.lease, now())
     if claim is None:
         return ()
+    unsettled: list[Exception] = []
+    ended = together(_turns(claim, site, cascade, unsettled))
+    if unsettled:  # faulty models stop the worker, so they come first
+        faulty = (one for one in unsettled if isinstance(one, ModelIntegrityError))
+        raise next(faulty, unsettled[0])
+    recorded = (one for one in ended if not isinstance(one, Exception))
+    return tuple(itertools.chain.from_iterable(recorded))
+
+
+def _turns(
+    first: Claim, site: Site, cascade: CascadeSource, unsettled: list[Exception]
+) -> Iterator[Steps[tuple[str, ...]]]:
+    """Yield the analysis of a claim, and of others while each settles its own."""
+    others = company.along(first, site.sessions, site.settings, runtime.name())
+    for claim in itertools.chain((first,), others):
+        yield _noted(_steps(claim, site, cascade), unsettled)
+        if unsettled:  # no fault of a study: the next one would meet it, too
+            return
+
+
+def _noted(
+    steps: Steps[tuple[str, ...]], unsettled: list[Exception]
+) -> Steps[tuple[str, ...]]:
     try:
-        return _record(claim, site, *_compute(claim, site, cascade))
+        return (yield from steps)
+    except Exception as error:
+        unsettled.append(error)
+        raise
+
+
+def _steps(claim: Claim, site: Site, cascade: CascadeSource) -> Steps[tuple[str, ...]]:
+    """Analyse what was claimed and settle the claim, whatever comes of it."""
+    try:
+        computed = yield from _compute(claim, site, cascade)
+        return _record(claim, site, *computed)
     except (TransientError, ModelIntegrityError) as error:
         _give_back(claim, site.sessions, error)
         raise
@@ -127,15 +164,15 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
 
 def _compute(
     claim: Claim, site: Site, cascade: CascadeSource
-) -> tuple[StudyInput, tuple[AnalyzedCase, ...], Routing]:
+) -> Steps[tuple[StudyInput, tuple[AnalyzedCase, ...], Routing]]:
     if claim.contradiction is not None:
         raise StudyHeldError(*claim.contradiction)
     study, routed = _study_input(claim, site)
     if routed.ignored is not None:
         raise StudyIgnoredError(routed.ignored, routed.why)
     _refer(claim, site)
-    analyzed = pipeline.analyze(study, cascade(site.sessions), site.device)
-    return study, analyzed, routed
+    steps = pipeline.steps(study, cascade(site.sessions), site.device)
+    return study, (yield from steps), routed
 
 
 def _refer(claim: Claim, site: Site) -> None:
