@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.db import Base
+from dicom_node.db import Base, few
 from dicom_node.findings import Laterality
 from dicom_node.study import Reason, StudyState
 
@@ -76,6 +76,7 @@ class StudyRow(Base):
         Index(None, "state", "reason"),
         Index(None, "state", "announced_at"),
         Index(None, "last_received_at"),
+        few("purge_begun_at IS NOT NULL", "purge_begun_at"),
     )
 
     study_uid: Mapped[str] = mapped_column(UID, primary_key=True)
@@ -212,6 +213,7 @@ class CompletenessRow(Base):
     """
 
     __tablename__ = "completeness"
+    __table_args__ = (few("asking_until IS NOT NULL", "asking_until"),)
 
     study_uid: Mapped[str] = mapped_column(
         ForeignKey("study.study_uid"), primary_key=True
@@ -232,6 +234,7 @@ class AnnotationRow(Base):
     """
 
     __tablename__ = "annotation"
+    __table_args__ = (few("study_uid IS NULL", "document_uid", "image_uid"),)
 
     document_uid: Mapped[str] = mapped_column(
         ForeignKey("instance.sop_instance_uid"), primary_key=True
@@ -326,6 +329,7 @@ class DeliveryRow(Base):
         Index(None, "state", "commitment_at"),
         Index(None, "state", "destination"),
         Index(None, "sent_at"),
+        Index(None, "created_at"),
         Index(None, "study_uid", "destination", "state"),
     )
 
