@@ -228,21 +228,23 @@ class CompletenessRow(Base):
 class AnnotationRow(Base):
     """A document that refers to an image which is not in the document's own study.
 
-    `study_uid` is the study that holds the image, None while it is not here.
+    `study_uid` is the study that holds the image, None while it is not here;
+    `recorded_at` is when the reference was found, or the image came after that.
     `patient_differs` says that the two are of different patients: then the document
     is never read with that study.
     """
 
     __tablename__ = "annotation"
-    __table_args__ = (few("study_uid IS NULL", "document_uid", "image_uid"),)
+    __table_args__ = (
+        Index(None, "study_uid", "recorded_at"),
+        Index(None, "study_uid", "image_uid"),
+    )
 
     document_uid: Mapped[str] = mapped_column(
         ForeignKey("instance.sop_instance_uid"), primary_key=True
     )
     image_uid: Mapped[str] = mapped_column(UID, primary_key=True)
-    study_uid: Mapped[str | None] = mapped_column(
-        ForeignKey("study.study_uid"), index=True
-    )
+    study_uid: Mapped[str | None] = mapped_column(ForeignKey("study.study_uid"))
     patient_differs: Mapped[bool]
     recorded_at: Mapped[datetime]
 

@@ -48,6 +48,22 @@ STANDINGS = (
 )
 """How studies end, in turn."""
 
+SAID = {
+    "threshold_source": "manifest",
+    **{f"{rate}_{n}": 90 for rate in ("sensitivity", "specificity") for n in "kn"},
+    **{f"{rate}_low": 0.8 for rate in ("sensitivity", "specificity")},
+    **{f"{rate}_high": 0.9 for rate in ("sensitivity", "specificity")},
+    "dataset": "the cohort of the paper",
+    "preprocessing_sha256": "d" * 64,
+}
+COMPUTER = {
+    "torch_version": "2.9.1+cpu",
+    "cpu": "AVX2",
+    "threads": 1,
+    "batch": "1x3x64x64",
+    "code_version": "0.1.0",
+}
+
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -176,6 +192,7 @@ class Study:
         self.rows = rows
         self.ids = ids
         self.number = number
+        self.of = of
         self.at = at
         scanner = number % 3
         # As scanners make them: a root of the device, the time, a counter.
@@ -229,6 +246,8 @@ class Study:
             actor="sentinode",
             host="node",
             study=self.uid,
+            object_id=source.partition(":")[2],
+            peer=DESTINATIONS[0],
             patient=self.patient,
             detail=what,
             source=source,
@@ -242,7 +261,7 @@ class Study:
         if self.state == "receiving":
             return
         self.event(121, "queued", "complete: quiet, and no association open")
-        if self.number % 25 == 0:
+        if self.number % 10 == 0:
             self._annotation()
         if self.state == "queued":
             return
@@ -335,7 +354,7 @@ class Study:
 
     def _annotation(self) -> None:
         """A mark refers to an image of another study, or to one that never came."""
-        came = self.number % 100 != 0
+        came = self.number % 40 != 0
         self.add(
             "annotation",
             document_uid=f"{self.uid}.{INSTANCES - 1}",
@@ -433,6 +452,8 @@ class Study:
             roi_sop_instance_uid=images[0],
             roi_frame=1,
             **box,
+            roi_author="Reader",
+            roi_marked_at=self.after(0),
             roi_exact=1,
             source_sop_instance_uid=images[0],
             source_frame=1,
@@ -450,7 +471,7 @@ class Study:
         for stage, ran in (("SLN", True), ("NSLN", False)):
             numbers = {"probability": 0.4, "threshold": 0.5, "risk": "low"}
             model = {"model": "sln@1.0.0", "weights_sha256": "c" * 64, "device": "cpu"}
-            said = numbers | model if ran else {}
+            said = numbers | model | SAID | COMPUTER if ran else {}
             status = "done" if ran else "pending"
             self.add("stage", result_id=result, stage=stage, status=status, **said)
         self.add(
@@ -501,8 +522,9 @@ class Study:
     def _delivery(
         self, result: str, uid: str, sop_class: str, destination: str, seconds: float
     ) -> None:
-        turn = self.number % 1000
-        state = {7: "failed", 8: "cancelled", 9: "due"}.get(turn, "sent")
+        state = {7: "failed", 8: "cancelled"}.get(self.number % 1000, "sent")
+        if self.number == self.of - 50:
+            state = "due"
         committed = state == "sent" and destination == DESTINATIONS[1]
         went = state == "sent"
         delivery = self.ids.uuid()

@@ -66,6 +66,28 @@ def sent(engine: sa.Engine) -> Iterator[Sent]:
         sa.event.remove(engine, "before_cursor_execute", keep)
 
 
+@contextmanager
+def steps(engine: sa.Engine) -> Iterator[list[int]]:
+    """Count the steps of SQLite's machine, in tens; unlike time they are the same.
+
+    What reads more rows makes more steps.
+    """
+    counted = [0]
+
+    def tick() -> None:
+        counted[0] += 1
+
+    def watch(connection, *_) -> None:
+        connection.set_progress_handler(tick, 10)
+
+    sa.event.listen(engine, "checkout", watch)
+    try:
+        yield counted
+    finally:
+        sa.event.remove(engine, "checkout", watch)
+        engine.dispose()
+
+
 def whole_reads(connection: sa.Connection, statements: Sent) -> dict[str, set[str]]:
     """Return of each statement that reads a growing table whole: which, and how.
 

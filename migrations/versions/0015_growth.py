@@ -11,18 +11,24 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
-NEWEST = (("delivery", "created_at"), ("slnd", "recorded_at"))
+WHOLE = (
+    ("delivery", ("created_at",)),
+    ("slnd", ("recorded_at",)),
+    # In place of one of study_uid alone: marks without their image have none.
+    ("annotation", ("study_uid", "recorded_at")),
+    ("annotation", ("study_uid", "image_uid")),
+)
 FEW = (
     ("study", ("purge_begun_at",), "purge_begun_at IS NOT NULL"),
     ("completeness", ("asking_until",), "asking_until IS NOT NULL"),
-    ("annotation", ("document_uid", "image_uid"), "study_uid IS NULL"),
 )
 """Conditions that few rows meet: the index holds just those."""
 
 
 def upgrade() -> None:
-    for table, column in NEWEST:
-        op.create_index(op.f(f"ix_{table}_{column}"), table, [column], unique=False)
+    for table, columns in WHOLE:
+        op.create_index(_name(table, columns), table, list(columns), unique=False)
+    op.drop_index(op.f("ix_annotation_study_uid"), table_name="annotation")
     for table, columns, condition in FEW:
         op.create_index(
             _name(table, columns),
@@ -37,8 +43,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, columns, _ in reversed(FEW):
         op.drop_index(_name(table, columns), table_name=table)
-    for table, column in reversed(NEWEST):
-        op.drop_index(op.f(f"ix_{table}_{column}"), table_name=table)
+    op.create_index(
+        op.f("ix_annotation_study_uid"), "annotation", ["study_uid"], unique=False
+    )
+    for table, columns in reversed(WHOLE):
+        op.drop_index(_name(table, columns), table_name=table)
 
 
 def _name(table: str, columns: tuple[str, ...]) -> str:

@@ -6,6 +6,7 @@ never gathers statistics, and with them.
 
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -64,19 +65,25 @@ def _url(request, kind: str) -> str:
     return _analyzed(url) if kind == "sqlite with statistics" else url
 
 
+@contextmanager
+def at_desk(url: str, folder):
+    engine = db.connect(url)
+    settings = load(WorkerSettings, data_dir=folder, pacs=(PACS, ARCHIVE))
+    made = Desk(db.writing(engine), settings)
+    study_work.whole(made, now())
+    yield made
+    engine.dispose()
+
+
 @pytest.fixture(
     scope="module", params=["sqlite", "sqlite with statistics", "postgresql"]
 )
 def desk(request, tmp_path_factory):
-    engine = db.connect(_url(request, request.param))
-    folder = tmp_path_factory.mktemp("site")
-    settings = load(WorkerSettings, data_dir=folder, pacs=(PACS, ARCHIVE))
-    made = Desk(db.writing(engine), settings)
-    study_work.whole(made, now())
-    while _follow(made):
-        pass  # the first time it looks at everything
-    yield made
-    engine.dispose()
+    url, folder = _url(request, request.param), tmp_path_factory.mktemp("site")
+    with at_desk(url, folder) as made:
+        while _follow(made):
+            pass  # the first time it looks at everything
+        yield made
 
 
 def reads(desk: Desk, step: Step) -> dict[str, set[str]]:
@@ -261,3 +268,56 @@ def test_an_index_that_is_gone_is_noticed(desk, index, step):
         found = plans.whole_reads(connection, statements)
         connection.rollback()
     assert found
+
+
+def steps_of(url: str, folder, step: Step) -> int:
+    """How much SQLite does for a step."""
+    with at_desk(url, folder) as made, plans.steps(made.engine) as counted:
+        step(made)
+        return counted[0]
+
+
+@pytest.fixture(scope="module")
+def few_file(tmp_path_factory, migrated):
+    file = shutil.copy(migrated, tmp_path_factory.mktemp("few") / "ledger.db")
+    grown.fill(f"sqlite:///{file}", 100, PER_DAY)
+    return file
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        STEPS["a study, from its first object to its last delivery"],
+        lambda desk: study_work.idle_sweep(desk, now() + SOON),
+    ],
+    ids=["a study", "a sweep with nothing to do"],
+)
+def test_as_much_work_among_many_as_among_few(few_file, grown_file, tmp_path, step):
+    few, many = (
+        steps_of(f"sqlite:///{shutil.copy(one, tmp_path / name)}", tmp_path, step)
+        for name, one in (("few.db", few_file), ("many.db", grown_file))
+    )
+    assert many <= 1.2 * few
+
+
+def filled(engine: sa.Engine) -> set[tuple[str, str]]:
+    """The columns that hold something in a row or another, with their tables."""
+    found = set()
+    with engine.connect() as connection:
+        for table in db.Base.metadata.sorted_tables:
+            counts = [sa.func.count(column) for column in table.columns]
+            row = connection.execute(sa.select(*counts)).one()
+            found |= {
+                (table.name, column.name)
+                for column, count in zip(table.columns, row, strict=True)
+                if count
+            }
+    return found
+
+
+def test_a_grown_ledger_has_what_a_real_study_leaves(bench, study, grown_file):
+    _follow(Desk(bench.sessions, bench.site.settings))
+    engine = db.connect(f"sqlite:///{grown_file}")
+    left = filled(bench.sessions.kw["bind"]) - filled(engine)
+    engine.dispose()
+    assert left == set()
