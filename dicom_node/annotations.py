@@ -8,7 +8,7 @@ remembered; the study that holds the image, now or later, is analysed with it.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,13 @@ from dicom_node.study import (
 from dicom_node.tables import AnnotationRow, InstanceRow, StudyRow
 
 CHUNK: Final = 500
+
+RECENT: Final = timedelta(days=1)
+"""How long each sweep looks for the image of a reference, and again once it came.
+
+Marks on images that never come are many after years; only `match(ever=True)` looks
+for all of them, now and then, in case nobody swept for so long.
+"""
 
 AWAITING: Final = frozenset(
     {
@@ -74,17 +81,26 @@ def refer(
         insert_missing(session, AnnotationRow, chunk, "document_uid")
 
 
-def match(session: Session, at: datetime, limit: int = 1000) -> list[StudyUid]:
+def match(
+    session: Session, at: datetime, limit: int = 1000, *, ever: bool = False
+) -> list[StudyUid]:
     """Join remembered references with images that are here; wake their studies.
 
     Never waits for a row: what another transaction holds is left for the next call.
+
+    Args:
+        session: A writing session.
+        at: The time of this call.
+        limit: How many references are joined at most.
+        ever: Look also for those whose document and image came more than a day ago.
 
     Returns:
         The studies whose images are marked from elsewhere, and not by a document of
         another patient.
     """
     pairs: dict[tuple[StudyUid, StudyUid], list[AnnotationRow]] = defaultdict(list)
-    for row, document_study, image_study in _unmatched(session, limit):
+    since = None if ever else at - RECENT
+    for row, document_study, image_study in _unmatched(session, since, limit):
         pairs[StudyUid(document_study), StudyUid(image_study)].append(row)
     studies = _free(session, {uid for pair in pairs for uid in pair})
     woken = []
@@ -98,13 +114,16 @@ def match(session: Session, at: datetime, limit: int = 1000) -> list[StudyUid]:
     return woken
 
 
-def _unmatched(session: Session, limit: int) -> Sequence[Row[AnnotationRow, str, str]]:
+def _unmatched(
+    session: Session, since: datetime | None, limit: int
+) -> Sequence[Row[AnnotationRow, str, str]]:
     document, image = aliased(InstanceRow), aliased(InstanceRow)
+    recent = () if since is None else (AnnotationRow.recorded_at >= since,)
     return session.execute(
         select(AnnotationRow, document.study_uid, image.study_uid)
         .join(document, document.sop_instance_uid == AnnotationRow.document_uid)
         .join(image, image.sop_instance_uid == AnnotationRow.image_uid)
-        .where(AnnotationRow.study_uid.is_(None), image.own.is_(False))
+        .where(AnnotationRow.study_uid.is_(None), image.own.is_(False), *recent)
         .order_by(AnnotationRow.document_uid, AnnotationRow.image_uid)
         .limit(limit)
     ).all()

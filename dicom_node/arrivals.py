@@ -34,6 +34,7 @@ from dicom_node.study import (
     StudyUid,
 )
 from dicom_node.tables import (
+    AnnotationRow,
     AssociationRow,
     AssociationStudyRow,
     ConflictRow,
@@ -128,8 +129,20 @@ def record(
         study = lock(session, study_uid)
         _receive(session, study, fresh[study_uid], quiet, at)
         study.instances -= sum(each.study_uid == study_uid for each in returned)
+    if inserted:
+        _show_to_annotations(session, inserted, at)
     for each in misplaced:
         record_conflict(session, Conflict(each, patient_differs=True), at)
+
+
+def _show_to_annotations(session: Session, uids: set[Any], at: datetime) -> None:
+    """Let the sweep look again for images that marks have waited for."""
+    session.execute(
+        update(AnnotationRow)
+        .where(AnnotationRow.study_uid.is_(None), AnnotationRow.image_uid.in_(uids))
+        .values(recorded_at=at)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def record_conflict(session: Session, conflict: Conflict, at: datetime) -> None:

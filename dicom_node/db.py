@@ -15,11 +15,13 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Enum,
+    Index,
     MetaData,
     String,
     TypeDecorator,
     create_engine,
     event,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
@@ -105,6 +107,15 @@ class Base(DeclarativeBase):
     }
 
 
+def few(condition: str, *columns: str) -> Index:
+    """Return an index of those rows alone of which a condition in SQL holds.
+
+    It stays small and costs the other rows nothing, however many there are.
+    """
+    there = text(condition)
+    return Index(None, *columns, sqlite_where=there, postgresql_where=there)
+
+
 Sessions = sessionmaker[Session]
 Clock = Callable[[], datetime]
 
@@ -159,6 +170,12 @@ def reading(engine: Engine) -> Sessions:
     return sessionmaker(
         engine.execution_options(sentinode_readonly=True), expire_on_commit=False
     )
+
+
+def reading_of(sessions: Sessions) -> Sessions:
+    """Return `reading` sessions of the database that others write to."""
+    engine: Engine = sessions.kw["bind"]
+    return reading(engine)
 
 
 def insert_missing(

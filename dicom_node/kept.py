@@ -22,12 +22,22 @@ CROP_SUFFIX: Final = ".crop"
 
 def crop_path(sha256: str) -> Path:
     """Return where a crop lies, relative to the spool."""
-    return KEPT / sha256[:2] / f"{sha256}{CROP_SUFFIX}"
+    return KEPT / sha256[:2] / crop_name(sha256)
+
+
+def crop_name(sha256: str) -> str:
+    """Return the name of a crop's file."""
+    return f"{sha256}{CROP_SUFFIX}"
 
 
 def slice_path(sha256: str) -> Path:
     """Return where a slice lies, relative to the spool."""
-    return KEPT / sha256[:2] / f"{sha256}{FILE_SUFFIX}"
+    return KEPT / sha256[:2] / slice_name(sha256)
+
+
+def slice_name(sha256: str) -> str:
+    """Return the name of a slice's file."""
+    return f"{sha256}{FILE_SUFFIX}"
 
 
 def keep_crop(spool: Spool, sha256: str, content: bytes) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dicom_node.db import Base
+from dicom_node.db import Base, few
 from dicom_node.findings import Laterality
 from dicom_node.study import Reason, StudyState
 
@@ -77,6 +77,7 @@ class StudyRow(Base):
         Index(None, "state", "announced_at"),
         Index(None, "state", "bulk", "queued_at"),
         Index(None, "last_received_at"),
+        few("purge_begun_at IS NOT NULL", "purge_begun_at"),
     )
 
     study_uid: Mapped[str] = mapped_column(UID, primary_key=True)
@@ -213,6 +214,7 @@ class CompletenessRow(Base):
     """
 
     __tablename__ = "completeness"
+    __table_args__ = (few("asking_until IS NOT NULL", "asking_until"),)
 
     study_uid: Mapped[str] = mapped_column(
         ForeignKey("study.study_uid"), primary_key=True
@@ -227,20 +229,23 @@ class CompletenessRow(Base):
 class AnnotationRow(Base):
     """A document that refers to an image which is not in the document's own study.
 
-    `study_uid` is the study that holds the image, None while it is not here.
+    `study_uid` is the study that holds the image, None while it is not here;
+    `recorded_at` is when the reference was found, or the image came after that.
     `patient_differs` says that the two are of different patients: then the document
     is never read with that study.
     """
 
     __tablename__ = "annotation"
+    __table_args__ = (
+        Index(None, "study_uid", "recorded_at"),
+        Index(None, "study_uid", "image_uid"),
+    )
 
     document_uid: Mapped[str] = mapped_column(
         ForeignKey("instance.sop_instance_uid"), primary_key=True
     )
     image_uid: Mapped[str] = mapped_column(UID, primary_key=True)
-    study_uid: Mapped[str | None] = mapped_column(
-        ForeignKey("study.study_uid"), index=True
-    )
+    study_uid: Mapped[str | None] = mapped_column(ForeignKey("study.study_uid"))
     patient_differs: Mapped[bool]
     recorded_at: Mapped[datetime]
 
@@ -327,6 +332,7 @@ class DeliveryRow(Base):
         Index(None, "state", "commitment_at"),
         Index(None, "state", "destination"),
         Index(None, "sent_at"),
+        Index(None, "created_at"),
         Index(None, "study_uid", "destination", "state"),
     )
 

@@ -22,8 +22,9 @@ def binaries() -> Path | None:
 class Postgres:
     """One cluster in a temporary folder; PostgreSQL refuses to run as root."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, durable: bool = False):
         self._bin = folder
+        self._flush = "" if durable else "-F "
         self.folder = Path(tempfile.mkdtemp(prefix="sentinode-pg-"))
         self._data = self.folder / "data"
         if os.geteuid() == 0:
@@ -31,7 +32,7 @@ class Postgres:
         self._run("initdb", "-D", self._data, "-U", OWNER, "-A", "trust", "-N")
 
     def start(self) -> None:
-        options = f"-F -c listen_addresses='' -k {self.folder} -p {PORT}"
+        options = f"{self._flush}-c listen_addresses='' -k {self.folder} -p {PORT}"
         log = self.folder / "log"
         self._run("pg_ctl", "-D", self._data, "-w", "-l", log, "-o", options, "start")
 

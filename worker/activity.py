@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from dicom_node.tables import DeliveryRow, StudyRow
-from worker.tables import CaseRow, ResultRow, StageRow
+from worker.tables import ResultRow, StageRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ def look(session: Session, days: int, at: datetime) -> Activity:
     since = today - timedelta(days=days - 1)
     studies = session.execute(
         select(StudyRow.received_at, StudyRow.state, StudyRow.reason).where(
-            StudyRow.received_at >= since
+            StudyRow.received_at >= since,
+            StudyRow.last_received_at >= since,  # implied; it has the index
         )
     ).all()
     results = session.execute(
@@ -101,18 +102,18 @@ def _standing(state: str, reason: str | None) -> str:
 
 def _pathways(session: Session, since: datetime) -> dict[str, int]:
     rows = session.execute(
-        select(CaseRow.pathway, func.count())
-        .where(CaseRow.updated_at >= since)
-        .group_by(CaseRow.pathway)
+        select(ResultRow.pathway, func.count())
+        .where(ResultRow.created_at >= since, ResultRow.superseded_by.is_(None))
+        .group_by(ResultRow.pathway)
     )
     return {str(pathway): count for pathway, count in rows}
 
 
 def _models(session: Session, since: datetime) -> dict[str, int]:
+    recent = select(ResultRow.result_id).where(ResultRow.created_at >= since)
     rows = session.execute(
         select(StageRow.model, func.count())
-        .join(ResultRow, ResultRow.result_id == StageRow.result_id)
-        .where(ResultRow.created_at >= since, StageRow.model.is_not(None))
+        .where(StageRow.result_id.in_(recent), StageRow.model.is_not(None))
         .group_by(StageRow.model)
         .order_by(StageRow.model)
     )
@@ -122,7 +123,7 @@ def _models(session: Session, since: datetime) -> dict[str, int]:
 def _sent_after(session: Session, since: datetime) -> list[float]:
     rows = session.execute(
         select(DeliveryRow.created_at, DeliveryRow.sent_at).where(
-            DeliveryRow.created_at >= since, DeliveryRow.sent_at.is_not(None)
+            DeliveryRow.created_at >= since, DeliveryRow.sent_at >= since
         )
     )
     return [(sent - made).total_seconds() for made, sent in rows if sent is not None]

@@ -307,7 +307,7 @@ def _pathology(session: Session, limit: int, since: datetime | None) -> Iterator
     )
     query = _newer(query, SlndRow.recorded_at, since)
     for row, old, said in session.execute(
-        _unseen(query.order_by(SlndRow.slnd_id), source, limit)
+        _unseen(query.order_by(SlndRow.recorded_at), source, limit)
     ):
         yield Event(
             Code.ACCESSED,

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node import kept
@@ -119,13 +119,16 @@ def release(
 def drop(session: Session, spool: Spool, records: Sequence[KeptRecord]) -> int:
     """Remove the files of released results that no other result keeps."""
     paths = {path for one in records for path in one.paths}
-    return spool.remove(_unwanted(session, paths))
+    digests = [path.stem for path in paths]
+    named = or_(KeptRow.crop_sha256.in_(digests), KeptRow.slice_sha256.in_(digests))
+    return spool.remove(_unwanted(session, paths, named))
 
 
 def reconcile(session: Session, spool: Spool, at: datetime) -> int:
     """Remove files that no result keeps or names; return how many there were.
 
-    Files of the last hour may belong to an analysis under way.
+    Files of the last hour may belong to an analysis under way. Every row is compared,
+    so call it with a session that only reads: no writer waits for this.
     """
     removed = spool.remove(orphans(session, spool, at))
     removed += spool.remove(loose_documents(session, spool, at))
@@ -168,16 +171,21 @@ def missing(session: Session, spool: Spool) -> list[KeptRecord]:
     ]
 
 
-def _unwanted(session: Session, paths: Iterable[Path]) -> list[Path]:
-    """Return the paths that no row names which is not released."""
+def _unwanted(
+    session: Session, paths: Iterable[Path], *conditions: ColumnElement[bool]
+) -> list[Path]:
+    """Return the paths that no row names which is not released.
+
+    The conditions leave out rows that name none of the paths.
+    """
     rows = session.execute(
         select(KeptRow.crop_sha256, KeptRow.slice_sha256).where(
-            KeptRow.released_at.is_(None)
+            KeptRow.released_at.is_(None), *conditions
         )
     ).all()
-    wanted = {kept.slice_path(slice_sha256) for _, slice_sha256 in rows}
-    wanted |= {kept.crop_path(crop) for crop, _ in rows if crop is not None}
-    return [path for path in paths if path not in wanted]
+    wanted = {kept.slice_name(slice_sha256) for _, slice_sha256 in rows}
+    wanted |= {kept.crop_name(crop) for crop, _ in rows if crop is not None}
+    return [path for path in paths if path.name not in wanted]
 
 
 def _record(row: KeptRow) -> KeptRecord:

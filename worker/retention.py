@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from dicom_node import kept, ledger, purge
+from dicom_node import db, kept, ledger, purge
 from dicom_node.db import Sessions
 from dicom_node.errors import NodeError, StateError, UnreadableObjectError
 from dicom_node.findings import Laterality, Selection
@@ -116,7 +116,8 @@ def sweep(store: Store, retention: timedelta | None, at: datetime) -> int:
     Returns:
         How many studies were purged now.
     """
-    with store.sessions() as session:
+    reads = db.reading_of(store.sessions)  # what is long must not hold up a writer
+    with reads() as session:
         begun = purge.unfinished(session)
         before = at - retention if retention is not None else None
         old = purge.due(session, before, BATCH) if before is not None else []
@@ -124,7 +125,7 @@ def sweep(store: Store, retention: timedelta | None, at: datetime) -> int:
         with store.sessions.begin() as session:
             purge.finish(session, uid, store.spool, at)
     purged = sum(_purge_old(store, uid, at, before) for uid in old)
-    with store.sessions.begin() as session:
+    with reads() as session:
         keeping.reconcile(session, store.spool, at)
     return purged
 

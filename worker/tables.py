@@ -94,7 +94,7 @@ class SlndRow(Base):
     deposit: Mapped[Deposit | None]
     performed_on: Mapped[date | None]
     source: Mapped[str] = mapped_column(Text)
-    recorded_at: Mapped[datetime]
+    recorded_at: Mapped[datetime] = mapped_column(index=True)
     recorded_by: Mapped[str]
     message_id: Mapped[int | None] = mapped_column(index=True)
 

@@ -70,6 +70,24 @@ def test_a_mark_whose_image_is_not_here_waits_for_it(sessions):
     assert IMAGE in study.detail
 
 
+def test_an_image_that_comes_after_years_is_found_by_the_next_sweep(sessions):
+    receive_mark(sessions)
+    read_mark(sessions)
+    years_later = LATER + timedelta(days=1000)
+    receive(sessions, at=years_later)
+    assert match(sessions, years_later + QUIET.default) == [STUDY]
+
+
+def test_what_no_sweep_saw_for_days_is_found_when_all_is_looked_at(sessions):
+    receive_mark(sessions)
+    read_mark(sessions)
+    receive(sessions, at=LATER)
+    days_later = LATER + timedelta(days=3)
+    assert match(sessions, days_later) == []
+    with sessions.begin() as session:
+        assert ledger.match(session, days_later, ever=True) == [STUDY]
+
+
 @pytest.mark.parametrize("outcome", [NO_ROI, (StudyState.ANALYZED, None, None)])
 def test_the_study_of_the_image_is_queued_and_gets_the_document(sessions, outcome):
     receive(sessions)

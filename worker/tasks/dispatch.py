@@ -145,7 +145,9 @@ def run_sweep() -> None:
 
 @shared_task(name=queues.PURGE, ignore_result=True)
 def run_purge() -> None:
-    """Purge what is older than the site's retention; finish what was begun."""
+    """Purge what is older than the site's retention; look for what sweeps missed."""
+    with runtime.sessions().begin() as session:
+        ledger.match(session, now(), ever=True)
     store = Store(runtime.sessions(), runtime.spool())
     retention.sweep(store, runtime.settings().retention, now())
 
