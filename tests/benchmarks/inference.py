@@ -6,8 +6,6 @@ averages and the score of each crop too. All run on one thread and are measured 
 milliseconds of CPU per image, which a busy machine changes least. Read the ratio.
 """
 
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pathlib import Path
 import torch
 
 from dicom_node.findings import Stage
+from tests.benchmarks.measuring import Line, measure, show_lines
 from tests.quick_models import write_model
 from worker import computation, weights
 from worker.cascade import StageModel, StageScore, score
@@ -77,17 +76,17 @@ def parts(images: int = IMAGES) -> dict[str, Callable[[], float]]:
     }
 
 
-def inference(rounds: int, images: int = IMAGES) -> dict[str, list[float]]:
-    """Run every part once a round, in turn, after one round to warm up."""
-    measured = parts(images)
-    figures: dict[str, list[float]] = {name: [] for name in measured}
-    for number in range(rounds + 1):
-        for name, part in measured.items():
-            value = part()
-            if number:
-                figures[name].append(value)
-    return figures
+def lines(rounds: int) -> list[Line]:
+    """Measure P5."""
+    measured = parts()
+    measure(measured, 1, "Warming up")
+    found = measure(measured, rounds, "Scoring")
+    what = "forward pass of bulk work, with its map, CPU per image"
+    return [
+        Line("P5", what, "ms", found[SHARED], "bare loop", found[BARE], 1.1),
+        Line("", "the same, a study alone", "ms", found[SINGLE]),
+    ]
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(inference(7), indent=2) + "\n")
+    show_lines(lines(7))

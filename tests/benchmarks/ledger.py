@@ -22,6 +22,7 @@ from dicom_node import audit, db, schema
 from dicom_node.db import Sessions, now
 from dicom_node.settings import load
 from tests import grown, study_work
+from tests.benchmarks.measuring import Line
 from tests.postgres import Postgres, binaries
 from tests.study_work import Desk
 from worker import chronicle
@@ -30,7 +31,7 @@ from worker.metrics.counts import Names
 from worker.monitor import faults, status
 from worker.settings import WorkerSettings
 
-FEW = 100
+FEW, MANY = 100, 100_000
 ROUNDS = 10
 EACH = 10
 """Studies that one round works on in each ledger."""
@@ -214,8 +215,38 @@ def _time(part: Callable[[], None]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
+def lines(rounds: int, studies: int = MANY) -> list[Line]:
+    """Measure P12 on both databases."""
+    found = []
+    for database, name in (("sqlite", "SQLite"), ("postgresql", "PostgreSQL")):
+        figures = measure(database, studies, 2 * rounds)
+        few, many = figures.cpu
+        found += [
+            Line(
+                "P12",
+                f"ledger, whole study, {name}, at {studies} studies, CPU",
+                "ms",
+                many,
+                f"at {FEW}",
+                few,
+                1.2,
+            ),
+            Line(
+                "",
+                f"ledger, size per study, {name}",
+                "bytes",
+                [figures.bytes_per_study],
+            ),
+            *(
+                Line("", f"{name} at {studies} studies: {look}", "ms", [taken])
+                for look, (_, taken) in figures.looks.items()
+            ),
+        ]
+    return found
+
+
 @click.command()
-@click.option("--studies", default=100_000, show_default=True)
+@click.option("--studies", default=MANY, show_default=True)
 @click.option("--rounds", default=ROUNDS, show_default=True)
 @click.option("--database", type=click.Choice(("sqlite", "postgresql")), required=True)
 def main(studies: int, rounds: int, database: str) -> None:
