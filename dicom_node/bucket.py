@@ -126,7 +126,8 @@ class Bucket:
         """Yield every object below a folder, and when it was stored."""
         found = _answered(lambda: self._files.find(self._key(below), detail=True))
         for key, info in found.items():
-            yield Path(key).relative_to(self._root), _time(info)
+            if info["type"] == "file":  # an empty folder is listed as itself
+                yield Path(key).relative_to(self._root), _time(info)
 
     def _key(self, path: Path) -> str:
         if path.is_absolute() or ".." in path.parts:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from pydicom.dataset import Dataset
 from pynetdicom.dsutils import encode
 
-from dicom_node import db, ledger, replay, schema
+from dicom_node import audit, db, ledger, replay, schema
 from dicom_node.completion import QuietPeriods
 from dicom_node.db import now
 from dicom_node.errors import SpoolFullError
@@ -18,12 +18,13 @@ from dicom_node.findings import Slnd, StageStatus
 from dicom_node.intake import StoreRequest
 from dicom_node.settings import load
 from dicom_node.shared_spool import spool_of
-from dicom_node.spool import INSTANCES
+from dicom_node.spool import DOCUMENTS, INSTANCES, KEPT, QUARANTINE
 from dicom_node.study import StudyState
 from tests.worker.conftest import DEVICE, PACS, Bench
 from tests.worker.test_purged import dissect
 from worker import outcomes, retention
 from worker.cli import main
+from worker.erasure import erase
 from worker.retention import Store
 from worker.settings import WorkerSettings
 from worker.tasks.analysis import Site, analyze
@@ -99,6 +100,26 @@ def test_an_analysis_without_the_store_is_given_back_and_done_later(
     assert waiting is StudyState.QUEUED
     assert bench.study(uid).state is StudyState.ANALYZED
     assert result_id
+
+
+def test_an_erased_study_leaves_nothing_in_the_store_nor_in_the_cache(
+    bench, study, settings
+):
+    def stored() -> list:
+        folders = (INSTANCES, QUARANTINE, DOCUMENTS, KEPT)
+        return [path for one in folders for path in bench.site.spool.iter_files(one)]
+
+    def cached() -> list:
+        return [path for path in settings.spool.rglob("*") if path.is_file()]
+
+    before = stored(), cached()
+    erased = erase(
+        bench.sessions, bench.site.spool, study, audit.trail_of(settings), "me"
+    )
+
+    assert all(before)
+    assert erased.files == len(before[0])
+    assert (stored(), cached()) == ([], [])
 
 
 def test_an_object_whose_row_was_lost_with_its_listener_gets_one_from_another(
