@@ -182,6 +182,11 @@ def frame_headers(dataset: Dataset) -> Iterator[Dataset]:
         yield _flat(dataset, common, own[0] if own else None)
 
 
+def own_headers(dataset: Dataset) -> int:
+    """Return how many frames have functional groups of their own, the first ones."""
+    return len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+
+
 def frame_header(dataset: Dataset, frame: int) -> Dataset:
     """Return the header of one frame; see `frame_headers`.
 

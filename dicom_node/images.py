@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,6 +31,7 @@ from dicom_node.attributes import (
     frame_headers,
     number,
     numbers,
+    own_headers,
     parse_all,
     read_header,
     readable,
@@ -179,9 +181,12 @@ def _read_images(instance: StoredInstance) -> Iterator[MrImage]:
         frames = number(dataset, "NumberOfFrames") or 1
         if not 1 <= frames <= MAX_FRAMES:
             raise UnreadableObjectError(f"the image claims {frames} frames")
-        headers = enumerate(frame_headers(dataset), start=1)
+        stated = min(frames, own_headers(dataset) + 1)
+        headers = enumerate(islice(frame_headers(dataset), stated), start=1)
         found = [_image(flat, instance.path, frame) for frame, flat in headers]
     yield from found
+    for frame in range(stated + 1, frames + 1):  # these say nothing of their own
+        yield replace(found[-1], frame=frame)
 
 
 def read_frame(path: Path, frame: int) -> MrImage:

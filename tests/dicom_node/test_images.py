@@ -11,6 +11,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from dicom_node import images
 from dicom_node.errors import UnreadableObjectError
 from dicom_node.findings import Laterality
 from dicom_node.images import read_header, read_pixels, read_study
@@ -202,6 +203,33 @@ def groups(**sequences) -> Dataset:
             setattr(item, name, value)
         setattr(found, keyword, [item])
     return found
+
+
+def test_frames_that_say_nothing_of_their_own_are_described_once(tmp_path, monkeypatch):
+    """A number in a small file claims thousands of them."""
+    claiming = mr_slice(SOPClassUID=EnhancedMRImageStorage, NumberOfFrames=9000)
+    claiming.SharedFunctionalGroupsSequence = [
+        groups(PixelMeasuresSequence={"PixelSpacing": [0.5, 0.5]})
+    ]
+    claiming.PerFrameFunctionalGroupsSequence = [
+        groups(FrameContentSequence={"FrameAcquisitionNumber": n}) for n in (1, 2)
+    ]
+    path = write(tmp_path, claiming)
+    described = []
+    describe = images._image  # noqa: SLF001 - what takes the time
+
+    def counted(*arguments):
+        described.append(arguments)
+        return describe(*arguments)
+
+    monkeypatch.setattr(images, "_image", counted)
+    found = read_study([as_mr(path, EnhancedMRImageStorage)]).images
+
+    assert len(described) == 3
+    assert [one.frame for one in found] == list(range(1, 9001))
+    assert [one.acquisition_number for one in found[:2]] == [1, 2]
+    for frame in (1, 2, 3, 4, 9000):
+        assert found[frame - 1] == images.read_frame(path, frame)
 
 
 def test_a_converted_object_keeps_what_its_single_frames_said(tmp_path):
