@@ -28,7 +28,7 @@ NAMES = [
 SECONDS = 1.2
 """For each target; how many inputs that makes depends on the machine."""
 
-MOST = 2000
+LEAST, MOST = 50, 2000
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,10 +53,9 @@ def test_hostile_input_is_a_result_or_a_reason(name):
     tally = engine.Tally()
     until = time.monotonic() + SECONDS
     for _ in engine.plainly(target, MOST, 20261124, tally):
-        if time.monotonic() > until:
+        if time.monotonic() > until and tally.inputs >= LEAST:
             break
     assert tally.findings == {}
-    assert tally.inputs > 50
 
 
 @pytest.mark.parametrize(
