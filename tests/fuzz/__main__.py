@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -95,8 +95,9 @@ def _keep(name: str, folder: Path, kept: Path, code: int) -> None:
     """Keep the inputs of findings, and the one that a process died of."""
     for path in folder.glob("finding-*"):
         path.rename(kept / f"{name}-{path.name}-{int(time.time())}")
-    if code:
-        slot = (folder / "current").read_bytes()
+    current = folder / "current"
+    if code and current.exists():  # it may have died before its first input
+        slot = current.read_bytes()
         size = int.from_bytes(slot[:4], "little")
         (kept / f"{name}-died-{int(time.time())}").write_bytes(slot[4 : 4 + size])
 
@@ -167,7 +168,7 @@ def main(
     stop = threading.Event()
     watching = threading.Thread(target=watch, args=(rows, sum(plan.values()), stop))
     watching.start()
-    sent = Row(PDUS)
+    sent, done = Row(PDUS), []
     with ThreadPoolExecutor(jobs) as pool:
         running = []
         if pdus and (not target or PDUS in target):
@@ -176,18 +177,19 @@ def main(
             pool.submit(run, row, plan[row.target], seed, keep)
             for row in sorted(rows, key=lambda row: plan[row.target])
         )
+        for _ in as_completed(running):
+            done = [row for row in (*rows, sent) if row.inputs]
+            if to is not None:  # as far as it is: it may be stopped
+                to.write_text(json.dumps([asdict(row) for row in done], indent=1))
     stop.set()
     watching.join()
+    console = Console()
+    show(done, console)
     for one in running:
         one.result()  # a fault of the harness itself is raised here
-    console = Console()
-    done = [*rows, *([sent] if sent.seconds else [])]
-    show(done, console)
     total = sum(row.inputs for row in rows)
     found = sum(len(row.findings) for row in done)
     console.print(f"{total:,} inputs, {sent.inputs:,} PDUs, {found} findings")
-    if to is not None:
-        to.write_text(json.dumps([asdict(row) for row in done], indent=1))
     sys.exit(1 if found else 0)
 
 

@@ -477,7 +477,7 @@ def all_targets() -> dict[str, Target]:
     enhanced = b"\1" + seeds.encoded(seeds.enhanced())
     overlay = seeds.overlaid()
     found = [
-        Target("header", read_header, heads, dataset, weight=2),
+        Target("header", read_header, heads, dataset, weight=1),
         Target("store", store, [*heads, plain[0]], dataset),
         Target("meta", read_meta, [meta], mutation.of_bytes, weight=3),
         Target("commitment", read_report, [seeds.commitment()], mutation.of_dataset),
@@ -494,7 +494,7 @@ def all_targets() -> dict[str, Target]:
         ),
         Target("hl7", read_message, seeds.messages(), mutation.of_text),
         Target("mllp", frame, blocks, mutation.of_text, weight=1),
-        Target("peer", read_peer, seeds.PEERS, mutation.of_text, weight=1),
+        Target("peer", read_peer, seeds.PEERS, mutation.of_text, weight=4),
         Target("csv", read_lines, lines, mutation.behind(1, mutation.of_text)),
     ]
     return {target.name: target for target in found}

@@ -349,7 +349,7 @@ def test_models_load_after_the_fork_and_never_in_the_parent(bench):
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
