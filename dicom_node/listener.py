@@ -388,8 +388,8 @@ class Listener:
         dataset = cast("C_STORE", event.request).DataSet
         size = 0 if dataset is None else dataset.getbuffer().nbytes
 
-        def keep(calling_ae: str) -> Kept:
-            return self._files.keep(request_of(event, calling_ae))
+        def keep() -> Kept:
+            return self._files.keep(request_of(event, calling_ae(event.assoc)))
 
         return self._take(event.assoc, keep, size)
 
@@ -404,7 +404,7 @@ class Listener:
             written: The file that the data set is in, or why there is none.
         """
 
-        def keep(_: str) -> Kept:
+        def keep() -> Kept:
             if isinstance(written, Exception):
                 raise written
             return self._files.keep_draft(meta, written)
@@ -418,9 +418,7 @@ class Listener:
             raise RuntimeError("the listener is not started")
         return self._intake
 
-    def _take(
-        self, connection: Connection, keep: Callable[[str], Kept], size: int
-    ) -> int:
+    def _take(self, connection: Connection, keep: Callable[[], Kept], size: int) -> int:
         """Return the status of an object; `keep` makes it durable, and may again."""
         stores = self._stores.get(connection)
         if stores is None or self._draining:
@@ -447,17 +445,16 @@ class Listener:
 
         return take_report(event, enter)[0], None
 
-    def _answer(self, keep: Callable[[str], Kept], stores: Stores) -> int:
+    def _answer(self, keep: Callable[[], Kept], stores: Stores) -> int:
         try:
             self._store(keep, stores)
         except Exception as error:  # noqa: BLE001 - pynetdicom would answer 0xC211, never to be retried
             return _refuse(stores, refusal(error))
         return SUCCESS
 
-    def _store(self, keep: Callable[[str], Kept], stores: Stores) -> None:
+    def _store(self, keep: Callable[[], Kept], stores: Stores) -> None:
         self._recorder.require_ready()
-        calling_ae = stores.association.calling_ae
-        kept = keep(calling_ae)
+        kept = keep()
         instance = kept.instance if isinstance(kept, Conflict) else kept
         if instance.study_uid in stores.carried and not self._files.spool.is_shared:
             self._recorder.put(kept)  # its file is here: the next start finds it
@@ -469,7 +466,7 @@ class Listener:
         stores.carried.add(instance.study_uid)
         stores.stored[instance.study_uid][instance.sop_class_uid] += 1
         if not self._files.spool.written_at(instance.path):
-            keep(calling_ae)  # a purge took the file that it was found to be
+            keep()  # a purge took the file that it was found to be
 
 
 def _refuse_action(event: Event) -> tuple[int, None]:

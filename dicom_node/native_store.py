@@ -269,12 +269,10 @@ class Reader:
                     message.written = error
 
     def _answer(self, message: Message) -> None:
+        self._message = None
         try:
             status = self._finish(self._connection, message.meta, message.written)
-        finally:
-            self._message = None
-        answer = store_answer(message.context_id, message.command, status)
-        try:
+            answer = store_answer(message.context_id, message.command, status)
             self._socket.sendall(answer)
         finally:
             _close(message.written)
