@@ -17,6 +17,7 @@ from dicom_node import logs
 from dicom_node.settings import load
 from training import queues
 from training.settings import TrainingSettings
+from worker.unrecoverable import bound
 
 
 @setup_logging.connect
@@ -75,4 +76,4 @@ def create_app(settings: TrainingSettings) -> Celery:
     return made
 
 
-app = create_app(load(TrainingSettings))
+app = bound(create_app(load(TrainingSettings)))

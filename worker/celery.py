@@ -7,6 +7,7 @@ from celery.signals import setup_logging
 from dicom_node import logs
 from worker import runtime
 from worker.app import create_app
+from worker.unrecoverable import bound
 
 
 @setup_logging.connect
@@ -17,4 +18,4 @@ def configure_logging(**_: object) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # two lines for each sweep
 
 
-app = create_app(runtime.settings())
+app = bound(create_app(runtime.settings()))
