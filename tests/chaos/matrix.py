@@ -32,7 +32,9 @@ from tests.chaos.uproot import UpSite
 from tests.peers import wait_until
 from tests.quick_models import write_models
 
-SETTLE_S = 240.0
+SETTLE_S = 600.0
+"""When a run that does not settle is lost: far beyond what a loaded machine needs."""
+
 UNFIRED_S = 15.0
 """How long a point may still fire when all that was sent is settled."""
 
@@ -399,7 +401,7 @@ def settle(
     senders: Sequence[Sender],
     strike: Strike | None = None,
 ) -> None:
-    """Keep the site up until all is analysed and sent, or for a minute."""
+    """Keep the site up until all is analysed and sent, or `SETTLE_S` are over."""
     deadline = time.monotonic() + SETTLE_S
     settled_at: float | None = None
     while time.monotonic() < deadline:
