@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+import pynetdicom
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
@@ -20,11 +21,18 @@ from dicom_node.tls import Caller, Calling, ClientContext
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_PDU: Final = 262_144
+SUPPORTED: Final = "3.0."
+"""The versions of pynetdicom whose inner parts are what we take them for."""
 
 # pynetdicom logs data sets and PDUs unless told not to; both carry patients' data.
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
+
+
+def is_supported() -> bool:
+    """Say whether parts of this pynetdicom that are no interface may be stood on."""
+    return pynetdicom.__version__.startswith(SUPPORTED)
 
 
 class _Checkpoint(threading.Event):

@@ -9,8 +9,8 @@ its data set go to a file as they come, so memory is bounded by one PDU. Everyth
 else, whatever it is, is handed to pynetdicom byte for byte: other services, odd
 commands, negotiation, release and abort.
 
-It stands on parts of pynetdicom 3.0 that are no interface. `SUPPORTED` names the
-versions that it was proven on; with another one, and by TLS, pynetdicom serves alone.
+It stands on parts of pynetdicom 3.0 that are no interface. With a version that it was
+not proven on, and by TLS, pynetdicom serves alone.
 """
 
 import logging
@@ -23,11 +23,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-import pynetdicom
 from pynetdicom.association import Association as Connection
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationSocket
 
+from dicom_node.association import is_supported
 from dicom_node.draft import Draft
 from dicom_node.errors import SpoolFullError
 from dicom_node.intake import Intake
@@ -48,7 +48,6 @@ from dicom_node.wire import (
 
 log = logging.getLogger(__name__)
 
-SUPPORTED: Final = "3.0."
 ESTABLISHED: Final = "Sta6"
 CLOSED: Final = "Evt17"
 """State and event of PS3.8 table 9-10, as pynetdicom names them."""
@@ -86,11 +85,6 @@ class Limits:
 
     pdu: int
     instance: int
-
-
-def is_supported() -> bool:
-    """Say whether this pynetdicom is one that this was proven on."""
-    return pynetdicom.__version__.startswith(SUPPORTED)
 
 
 def take_over(

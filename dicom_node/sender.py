@@ -18,6 +18,7 @@ from pynetdicom import _config
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
+from dicom_node import native_send
 from dicom_node.association import associate, end, status_of
 from dicom_node.codestream import UNCOMPRESSED
 from dicom_node.errors import (
@@ -27,12 +28,14 @@ from dicom_node.errors import (
     TransientError,
     UnreadableObjectError,
 )
+from dicom_node.native_send import Line
 from dicom_node.part10 import FileMeta, read_meta
 from dicom_node.report.fallback import stand_ins
 from dicom_node.statuses import SendOutcome, judge
 from dicom_node.study import Peer, SopInstanceUid
 from dicom_node.tls import Calling
 from dicom_node.verification import echo
+from dicom_node.wire import StoreCommand
 
 __all__ = [
     "AS_IT_IS",
@@ -58,10 +61,12 @@ class Handling:
     `skip` is asked right before a file's turn, when all before it are known; a file
     that is skipped has no outcome. `stand_in` returns the file of a report (first
     argument) as another SOP class (second); without it each file goes out as it is.
+    `native` sends what goes out as it is by `native_send`, where that is possible.
     """
 
     skip: Callable[[Path], bool] = lambda _: False
     stand_in: Callable[[Path, str], Path] | None = None
+    native: bool = True
 
 
 AS_IT_IS: Final = Handling()
@@ -172,23 +177,35 @@ class _Exchange:
                 uid = SopInstanceUid(each.meta.sop_instance_uid)
                 yield SendOutcome(each.path, uid, None, error)
             return
+        native = self.handling.native
+        line = native_send.take_over(association, self.timeout) if native else None
         try:
             for number, each in enumerate(batch):
                 if not self.handling.skip(each.path):
-                    yield self._send_one(association, each, number)
+                    yield self._send_one(association, line, each, number)
         finally:
+            if line is not None:
+                line.give_back()
             end(association)
 
     def _send_one(
-        self, association: Association, file: Sendable, number: int
+        self, association: Association, line: Line | None, file: Sendable, number: int
     ) -> SendOutcome:
         uid = SopInstanceUid(file.meta.sop_instance_uid)
         status = None
         error: TransientError | PermanentError | None
         try:
-            content, syntax = self._accepted(association, file)
+            content, syntax, context_id = self._accepted(association, file)
             uid = SopInstanceUid(content.meta.sop_instance_uid)
-            status = self._transmit(association, content, syntax, number)
+            if line is not None and syntax == content.meta.transfer_syntax_uid:
+                command = StoreCommand(
+                    number % 0xFFFF + 1, content.meta.sop_class_uid, uid
+                )
+                status = line.store(content.path, context_id, command)
+            else:
+                if line is not None:
+                    line.give_back()
+                status = self._transmit(association, content, syntax, number)
             error = judge(self.peer, status)
         except (TransientError, PermanentError) as raised:
             error = raised
@@ -196,8 +213,8 @@ class _Exchange:
 
     def _accepted(
         self, association: Association, file: Sendable
-    ) -> tuple[Sendable, str]:
-        """Return the file to send, and in which syntax, by what the peer accepted.
+    ) -> tuple[Sendable, str, int]:
+        """Return the file to send, in which syntax and context, as the peer accepted.
 
         Raises:
             PeerUnavailableError: The association is gone.
@@ -207,15 +224,17 @@ class _Exchange:
         if not association.is_established:
             raise PeerUnavailableError(f"{self.peer} ended the association")
         accepted = {
-            (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-            for context in association.accepted_contexts
+            (str(context.abstract_syntax), str(context.transfer_syntax[0])): number
+            for number, context in association._accepted_cx.items()  # noqa: SLF001 - `accepted_contexts` sorts them each time
         }
         for sop_class, syntax in file.contexts(self.handling):
             if (sop_class, syntax) not in accepted:
                 continue
+            number = accepted[sop_class, syntax]
             if sop_class == file.meta.sop_class_uid or self.handling.stand_in is None:
-                return file, syntax
-            return read_sendable(self.handling.stand_in(file.path, sop_class)), syntax
+                return file, syntax, number
+            other = self.handling.stand_in(file.path, sop_class)
+            return read_sendable(other), syntax, number
         text = f"{self.peer} takes no {file.meta.sop_class_uid} in this transfer syntax"
         raise PeerRejectedError(text)
 

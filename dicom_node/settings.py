@@ -225,8 +225,8 @@ class NodeSettings(BaseSettings):
     `max_associations` stand at once, of which one calling AE and address hold
     `max_associations_per_caller`; an address may call `max_calls_per_minute` times
     (0: as often as it likes).
-    `native_store` reads C-STORE requests of plain associations ourselves; without it
-    pynetdicom reads all.
+    `native_store` reads C-STORE requests of plain associations ourselves, and writes
+    those that we send; without it pynetdicom does both.
     `duplicate` says what becomes of another object under a known UID.
     `database_password_file` and `patient_key_secret_file` name files that hold what
     neither the environment nor a list of processes should show.

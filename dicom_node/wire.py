@@ -1,4 +1,4 @@
-"""C-STORE on the wire: the PDUs and command sets that `native_store` reads and writes.
+"""C-STORE on the wire: the PDUs and command sets of `native_store` and `native_send`.
 
 Sources: PS3.8 9.3.5 and annex E (P-DATA-TF, fragments), PS3.7 9.3.1 and 6.3.1 (C-STORE,
 command sets are Implicit VR Little Endian), PS3.7 E.1 (command elements).
@@ -23,6 +23,8 @@ IS_LAST: Final = 0b10
 C_STORE_RQ: Final = 0x0001
 C_STORE_RSP: Final = 0x8001
 NO_DATA_SET: Final = 0x0101
+A_DATA_SET: Final = 0x0001
+LOW: Final = 0x0002
 
 ELEMENT: Final = struct.Struct("<HHL")
 US: Final = struct.Struct("<H")
@@ -65,16 +67,8 @@ class StoreCommand:
 
 def read_store(command: bytes) -> StoreCommand | None:
     """Read a command set; None unless it is a plain and valid C-STORE request."""
-    values: dict[int, bytes] = {}
-    position = 0
-    while position + ELEMENT.size <= len(command):
-        group, element, length = ELEMENT.unpack_from(command, position)
-        position += ELEMENT.size
-        if group or element not in KNOWN or element in values:
-            return None
-        values[element] = command[position : position + length]
-        position += length
-    if position != len(command):
+    values = _elements(command)
+    if values is None or not KNOWN.issuperset(values):
         return None
     number = _number(values, MESSAGE_ID)
     sop_class = _uid(values, AFFECTED_SOP_CLASS)
@@ -88,16 +82,62 @@ def read_store(command: bytes) -> StoreCommand | None:
 
 def store_answer(context_id: int, command: StoreCommand, status: int) -> bytes:
     """Return the PDU of a C-STORE response."""
-    elements = b"".join(
-        (
-            _element(AFFECTED_SOP_CLASS, _padded(command.sop_class_uid)),
-            _element(COMMAND_FIELD, US.pack(C_STORE_RSP)),
-            _element(MESSAGE_ID_RESPONDED_TO, US.pack(command.message_id)),
-            _element(DATA_SET_TYPE, US.pack(NO_DATA_SET)),
-            _element(STATUS, US.pack(status)),
-            _element(AFFECTED_SOP_INSTANCE, _padded(command.sop_instance_uid)),
-        )
+    return _command(
+        context_id,
+        _element(AFFECTED_SOP_CLASS, _padded(command.sop_class_uid)),
+        _element(COMMAND_FIELD, US.pack(C_STORE_RSP)),
+        _element(MESSAGE_ID_RESPONDED_TO, US.pack(command.message_id)),
+        _element(DATA_SET_TYPE, US.pack(NO_DATA_SET)),
+        _element(STATUS, US.pack(status)),
+        _element(AFFECTED_SOP_INSTANCE, _padded(command.sop_instance_uid)),
     )
+
+
+def store_request(context_id: int, command: StoreCommand) -> bytes:
+    """Return the PDU of a C-STORE request; its data set follows in PDUs of its own."""
+    return _command(
+        context_id,
+        _element(AFFECTED_SOP_CLASS, _padded(command.sop_class_uid)),
+        _element(COMMAND_FIELD, US.pack(C_STORE_RQ)),
+        _element(MESSAGE_ID, US.pack(command.message_id)),
+        _element(PRIORITY, US.pack(LOW)),
+        _element(DATA_SET_TYPE, US.pack(A_DATA_SET)),
+        _element(AFFECTED_SOP_INSTANCE, _padded(command.sop_instance_uid)),
+    )
+
+
+def read_store_answer(command: bytes, message_id: int) -> int | None:
+    """Return the status of a C-STORE response; None unless it is one to this message.
+
+    A response may say more (PS3.7 annex C: error comment, offending element), which is
+    passed over.
+    """
+    values = _elements(command)
+    if values is None:
+        return None
+    is_answer = _number(values, COMMAND_FIELD) == C_STORE_RSP
+    is_mine = _number(values, MESSAGE_ID_RESPONDED_TO) == message_id
+    has_data = _number(values, DATA_SET_TYPE) != NO_DATA_SET
+    return _number(values, STATUS) if is_answer and is_mine and not has_data else None
+
+
+def _elements(command: bytes) -> dict[int, bytes] | None:
+    """Return a command set's values by element number; None when it is malformed."""
+    values: dict[int, bytes] = {}
+    position = 0
+    while position + ELEMENT.size <= len(command):
+        group, element, length = ELEMENT.unpack_from(command, position)
+        position += ELEMENT.size
+        if group or element in values:
+            return None
+        values[element] = command[position : position + length]
+        position += length
+    return values if position == len(command) else None
+
+
+def _command(context_id: int, *encoded: bytes) -> bytes:
+    """Return the PDU of a command set, whole in one fragment."""
+    elements = b"".join(encoded)
     length = _element(0x0000, struct.pack("<L", len(elements)))
     content = length + elements
     fragment = FRAGMENT_HEADER.pack(

@@ -68,7 +68,7 @@ POINTS = (
     ),
     Point("analysis-random", ANALYSIS, "any moment under load"),
     Point("delivery-claimed", DISPATCH, "after the claim", (1, 1)),
-    Point("delivery-mid-send", DISPATCH, "half of a PDU is sent", (1, 8)),
+    Point("delivery-mid-send", DISPATCH, "half of a PDU is sent", (1, 4)),
     Point("delivery-before-status", DISPATCH, "sent, its status not read", (1, 4)),
     Point("delivery-status-unrecorded", DISPATCH, "status read, not committed", (1, 4)),
     Point("delivery-between-documents", DISPATCH, "after one of several", (1, 4)),
@@ -89,7 +89,7 @@ POINTS = (
         (1, 40),
         (POSTGRESQL,),
     ),
-    Point("pacs-mid-receive", PACS, "half of a PDU has come", (1, 8)),
+    Point("pacs-mid-receive", PACS, "half of a PDU has come", (1, 4)),
     Point("pacs-random", PACS, "any moment under load"),
     Point("up-random", TREE, "any moment under load", None, (UP,)),
 )

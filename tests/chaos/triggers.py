@@ -21,7 +21,6 @@ from pathlib import Path
 FOLDER = "SENTINODE_TEST_KILL_ORDERS"
 ORDER = "order.json"
 FIRED = "fired.json"
-P_DATA_TF = 0x04
 BEYOND_A_HEADER = 2048
 
 
@@ -298,46 +297,39 @@ def _half_written(orders: Orders) -> None:
 
 
 def _half_sent(orders: Orders) -> None:
-    """Half of a PDU with data is out when the sender dies, or its peer."""
-    owner, _ = _resolve("pynetdicom.transport:AssociationSocket.send")
-    send = owner.send
+    """Half of what goes out at once is out when the sender dies, or its peer."""
+    owner, attribute = _resolve("dicom_node.native_send:Line._send")
+    send = getattr(owner, attribute)
 
-    def sending(self, bytestream):
-        if bytestream[0] == P_DATA_TF:
-            half = len(bytestream) // 2
-            order = orders.hit("delivery-mid-send")
-            if order is not None:
-                self.socket.sendall(bytestream[:half])
-                die(order)
-            order = orders.hit("pacs-mid-receive")
-            if order is not None:
-                self.socket.sendall(bytestream[:half])
-                kill_other(order, order.victim)
-                bytestream = bytestream[half:]
-        send(self, bytestream)
+    def sending(self, part):
+        half = len(part) // 2
+        order = orders.hit("delivery-mid-send")
+        if order is not None:
+            send(self, part[:half])
+            die(order)
+        order = orders.hit("pacs-mid-receive")
+        if order is not None:
+            send(self, part[:half])
+            kill_other(order, order.victim)
+            part = part[half:]
+        send(self, part)
 
-    owner.send = sending
+    setattr(owner, attribute, sending)
 
 
 def _unread_answer(orders: Orders) -> None:
     """The request is out as a whole, its answer is not read."""
-    owner, _ = _resolve("pynetdicom.dimse:DIMSEServiceProvider.get_msg")
-    get = owner.get_msg
+    owner, attribute = _resolve("dicom_node.native_send:Line._answer")
+    answer = getattr(owner, attribute)
 
-    def getting(self, block=False):  # noqa: FBT002 - the signature of the original
-        if block:
-            order = orders.hit("delivery-before-status")
-            if order is not None:
-                until = time.monotonic() + 1
-                while not self.assoc.dul.to_provider_queue.empty():
-                    if time.monotonic() > until:
-                        break
-                    time.sleep(0.001)
-                time.sleep(order.delay)
-                die(order)
-        return get(self, block=block)
+    def answering(self, context_id, message_id):
+        order = orders.hit("delivery-before-status")
+        if order is not None:
+            time.sleep(order.delay)
+            die(order)
+        return answer(self, context_id, message_id)
 
-    owner.get_msg = getting
+    setattr(owner, attribute, answering)
 
 
 def _commit_in_doubt(orders: Orders) -> None:

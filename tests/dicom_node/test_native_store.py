@@ -12,7 +12,7 @@ from typing import Self
 import pynetdicom
 import pytest
 
-from dicom_node import native_store
+from dicom_node import association, native_store
 from dicom_node import wire as native_wire
 from dicom_node.settings import NodeSettings
 from dicom_node.spool import INCOMING
@@ -134,14 +134,14 @@ def started(settings, sessions):
 
 
 def test_the_guard_names_the_pynetdicom_that_this_was_proven_on():
-    assert native_store.is_supported(), (
+    assert association.is_supported(), (
         f"pynetdicom {pynetdicom.__version__} is new: run this file and "
-        "tests/chaos against it, then extend native_store.SUPPORTED"
+        "tests/chaos against it, then extend association.SUPPORTED"
     )
 
 
 def test_with_another_pynetdicom_it_serves_alone(started, monkeypatch, sessions):
-    monkeypatch.setattr(native_store, "SUPPORTED", "2.1.")
+    monkeypatch.setattr(association, "SUPPORTED", "2.1.")
     monkeypatch.setattr(native_store.Reader, "read", None)  # nobody may call it
     assert store_all(started.port, dataset(1)) == [0x0000]
     assert look(sessions).instances == 1

@@ -1,5 +1,6 @@
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from pydicom import dcmread
@@ -11,13 +12,13 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 
-from dicom_node import sender
+from dicom_node import native_send, sender
 from dicom_node.errors import (
     PeerRejectedError,
     PeerUnavailableError,
     UnreadableObjectError,
 )
-from dicom_node.sender import echo, send
+from dicom_node.sender import Handling, echo
 from dicom_node.study import Peer
 from tests.dicom_node.conftest import MR, SR, dataset, encoded
 
@@ -73,6 +74,20 @@ def pacs():
     server.stop()
 
 
+@pytest.fixture(params=["native", "stock"])
+def send(request, monkeypatch):
+    """`sender.send`, with our own hands and with pynetdicom's."""
+    native = request.param == "native"
+    if not native:
+        monkeypatch.setattr(native_send.Line, "store", None)  # nobody may call it
+
+    def sending(peer, calling, files, handling=None, **options):
+        how = replace(handling or Handling(), native=native)
+        return sender.send(peer, calling, files, handling=how, **options)
+
+    return sending
+
+
 def contexts(*pairs):
     return [build_context(sop_class, syntax) for sop_class, syntax in pairs]
 
@@ -89,7 +104,7 @@ def write(folder, *datasets):
     return paths
 
 
-def test_files_go_out_byte_for_byte_in_their_order(pacs, tmp_path):
+def test_files_go_out_byte_for_byte_in_their_order(send, pacs, tmp_path):
     peer = pacs.start(TAKES_MR)
     files = write(tmp_path, *(dataset(n) for n in (3, 1, 2)))
     outcomes = list(send(peer, US, files))
@@ -103,14 +118,14 @@ def test_files_go_out_byte_for_byte_in_their_order(pacs, tmp_path):
     assert pacs.associations == 1
 
 
-def test_a_peer_that_wants_implicit_vr_gets_it(pacs, tmp_path):
+def test_a_peer_that_wants_implicit_vr_gets_it(send, pacs, tmp_path):
     peer = pacs.start(contexts((MR, ImplicitVRLittleEndian)))
     (outcome,) = send(peer, US, write(tmp_path, dataset(1)))
     assert outcome.error is None
     assert pacs.received[0][0] == ImplicitVRLittleEndian
 
 
-def test_compressed_files_go_out_as_they_are(pacs, tmp_path):
+def test_compressed_files_go_out_as_they_are(send, pacs, tmp_path):
     peer = pacs.start(contexts((MR, JPEGLSLossless)))
     made = dataset(1, PixelData=None)
     made.file_meta.TransferSyntaxUID = JPEGLSLossless
@@ -119,7 +134,7 @@ def test_compressed_files_go_out_as_they_are(pacs, tmp_path):
     assert pacs.received == [(JPEGLSLossless, encoded(made))]
 
 
-def test_a_class_that_the_peer_does_not_take_is_refused_for_good(pacs, tmp_path):
+def test_a_class_that_the_peer_does_not_take_is_refused_for_good(send, pacs, tmp_path):
     peer = pacs.start(TAKES_MR)
     files = write(tmp_path, dataset(1, SOPClassUID=SR), dataset(2))
     first, second = send(peer, US, files)
@@ -127,7 +142,7 @@ def test_a_class_that_the_peer_does_not_take_is_refused_for_good(pacs, tmp_path)
     assert second.error is None
 
 
-def test_a_peer_that_takes_nothing_of_ours_refuses_for_good(pacs, tmp_path):
+def test_a_peer_that_takes_nothing_of_ours_refuses_for_good(send, pacs, tmp_path):
     peer = pacs.start(contexts((SR, ExplicitVRLittleEndian)))
     (outcome,) = send(peer, US, write(tmp_path, dataset(1)))
     assert isinstance(outcome.error, PeerRejectedError)
@@ -148,7 +163,7 @@ def test_a_peer_that_takes_nothing_of_ours_refuses_for_good(pacs, tmp_path):
         (0x0122, PeerRejectedError),
     ],
 )
-def test_a_status_says_whether_to_try_again(pacs, tmp_path, status, error):
+def test_a_status_says_whether_to_try_again(send, pacs, tmp_path, status, error):
     peer = pacs.start(TAKES_MR)
     pacs.status = status
     (outcome,) = send(peer, US, write(tmp_path, dataset(1)))
@@ -157,7 +172,7 @@ def test_a_status_says_whether_to_try_again(pacs, tmp_path, status, error):
     assert getattr(outcome.error, "status", status) == status
 
 
-def test_after_an_abort_the_rest_is_to_be_tried_again(pacs, tmp_path):
+def test_after_an_abort_the_rest_is_to_be_tried_again(send, pacs, tmp_path):
     peer = pacs.start(TAKES_MR)
     pacs.abort_at = 1
     outcomes = list(send(peer, US, write(tmp_path, *(dataset(n) for n in range(3)))))
@@ -166,7 +181,7 @@ def test_after_an_abort_the_rest_is_to_be_tried_again(pacs, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
-def test_a_peer_that_is_not_there_is_to_be_tried_again(tmp_path, host):
+def test_a_peer_that_is_not_there_is_to_be_tried_again(send, tmp_path, host):
     peer = Peer("PACS", host, 1)
     (outcome,) = send(peer, US, write(tmp_path, dataset(1)))
     assert isinstance(outcome.error, PeerUnavailableError)
@@ -174,7 +189,7 @@ def test_a_peer_that_is_not_there_is_to_be_tried_again(tmp_path, host):
         echo(peer, US)
 
 
-def test_a_file_that_is_not_dicom_stops_nothing_else(pacs, tmp_path):
+def test_a_file_that_is_not_dicom_stops_nothing_else(send, pacs, tmp_path):
     peer = pacs.start(TAKES_MR)
     other = tmp_path / "notes.txt"
     other.write_text("not DICOM")
@@ -185,7 +200,7 @@ def test_a_file_that_is_not_dicom_stops_nothing_else(pacs, tmp_path):
     assert outcomes[files[2]].error is None
 
 
-def test_many_classes_take_several_associations(pacs, tmp_path, monkeypatch):
+def test_many_classes_take_several_associations(send, pacs, tmp_path, monkeypatch):
     monkeypatch.setattr(sender, "MAX_CONTEXTS", 2)
     peer = pacs.start(
         contexts((MR, ExplicitVRLittleEndian), (SR, ExplicitVRLittleEndian))
@@ -207,11 +222,11 @@ def test_a_peer_without_verification_is_told_apart(pacs):
         echo(pacs.start(TAKES_MR), US)
 
 
-def test_nothing_to_send_needs_no_association(pacs, tmp_path):
+def test_nothing_to_send_needs_no_association(send, pacs, tmp_path):
     assert list(send(Peer("PACS", "127.0.0.1", 1), US, [])) == []
 
 
-def test_a_real_study_goes_out(pacs, real_data, tmp_path):
+def test_a_real_study_goes_out(send, pacs, real_data, tmp_path):
     peer = pacs.start(TAKES_MR)
     folder = real_data / "breast-dce-mri" / "multiphase-study-d1f3d33d"
     files = [

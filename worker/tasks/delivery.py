@@ -172,7 +172,7 @@ def _send_due(target: Destination, site: Site, end_at: datetime) -> bool:
 def _exchange(target: Destination, this: Round) -> Iterator[SendOutcome]:
     settings = this.site.settings
     timeout = settings.answer_timeout.total_seconds()
-    handling = Handling(this.skip, this.stand_in)
+    handling = Handling(this.skip, this.stand_in, settings.native_store)
     if isinstance(target, Peer):
         return sender.send(target, settings.caller, this.files, timeout, handling)
     credentials = settings.stow_credentials
