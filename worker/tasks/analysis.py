@@ -39,6 +39,7 @@ from dicom_node.ledger import Claim
 from dicom_node.outbox import DocumentRecord
 from dicom_node.report.device import Device
 from dicom_node.routing import Routing
+from dicom_node.silence import silence
 from dicom_node.spool import Spool
 from dicom_node.study import (
     Reason,
@@ -116,7 +117,8 @@ def analyze(uid: StudyUid, site: Site, cascade: CascadeSource) -> tuple[str, ...
     if claim is None:
         return ()
     unsettled: list[Exception] = []
-    ended = together(_turns(claim, site, cascade, unsettled))
+    with silence():  # once: each reader and writer of objects asks for it
+        ended = together(_turns(claim, site, cascade, unsettled))
     if unsettled:  # faulty models stop the worker, so they come first
         faulty = (one for one in unsettled if isinstance(one, ModelIntegrityError))
         raise next(faulty, unsettled[0])
