@@ -67,20 +67,29 @@ def main(
             shutil.rmtree(folder, ignore_errors=True)
         lines += found
         busy[name] = others[0]
+        if to is not None:  # as they come: a part that fails takes no other with it
+            _write(to, lines, busy)
+        if picture is not None:
+            plot.draw(lines, picture)
     show_lines(lines)
     said = ", ".join(f"{name} {value:.2f}" for name, value in busy.items())
-    cpus = os.cpu_count()
-    Console().print(f"CPUs (of {cpus}) that others kept busy meanwhile: {said}")
-    if to is not None:
-        machine = {"cpus": cpus, "python": platform.python_version(), "others": busy}
-        figures = [
-            asdict(line)
-            | {"value": line.value, "bound": line.bound, "reached": line.reached}
-            for line in lines
-        ]
-        to.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2))
-    if picture is not None:
-        plot.draw(lines, picture)
+    Console().print(
+        f"CPUs (of {os.cpu_count()}) that others kept busy meanwhile: {said}"
+    )
+
+
+def _write(to: Path, lines: list[Line], busy: dict[str, float]) -> None:
+    machine = {
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "others": busy,
+    }
+    figures = [
+        asdict(line)
+        | {"value": line.value, "bound": line.bound, "reached": line.reached}
+        for line in lines
+    ]
+    to.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2))
 
 
 if __name__ == "__main__":

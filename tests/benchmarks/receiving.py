@@ -74,11 +74,13 @@ def _ours(folder: Path, native: str) -> Iterator[Target]:
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
-    process.stdout.readline()
-    yield Target(f"SENTINODE@127.0.0.1:{port}", process.pid)
-    process.terminate()
-    process.wait(10)
-    process.stdout.close()
+    try:
+        process.stdout.readline()
+        yield Target(f"SENTINODE@127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
 
 
 def listen() -> None:
@@ -112,23 +114,29 @@ def theirs(folder: Path, *command: str) -> Iterator[Target]:
         stderr=subprocess.DEVNULL,
     )
     echo = ["/usr/bin/echoscu", "127.0.0.1", str(port)]
-    wait_until(
-        lambda: (
-            not subprocess.run(echo, stderr=subprocess.DEVNULL, check=False).returncode
-        ),
-        "C-ECHO",
-    )
-    yield Target(f"ANY@127.0.0.1:{port}", process.pid)
-    process.terminate()
-    process.wait(10)
+    try:
+        wait_until(
+            lambda: (
+                not subprocess.run(
+                    echo, stderr=subprocess.DEVNULL, check=False
+                ).returncode
+            ),
+            "C-ECHO",
+        )
+        yield Target(f"ANY@127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[Target]:
     """Orthanc, with a thread for each of the callers."""
     running = Orthanc(folder, free_port(), options={"DicomThreadsCount": 16}).start()
-    yield Target(str(running), running.process.pid)
-    running.stop()
+    try:
+        yield Target(str(running), running.process.pid)
+    finally:
+        running.stop()
 
 
 RECEIVERS: dict[str, Receiver] = {
@@ -200,7 +208,8 @@ def rates(
 
     def of(name: str) -> Callable[[], float]:
         def part() -> float:
-            with RECEIVERS[name](folder / f"receiver-{next(fresh)}") as target:
+            place = folder / f"receiver-{len(lots)}-{next(fresh)}"
+            with RECEIVERS[name](place) as target:
                 before = cpu_ms(target.pid)
                 taken = together(target.address, lots)
                 spent[name].append((cpu_ms(target.pid) - before) / total)
