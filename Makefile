@@ -59,8 +59,9 @@ $(VENV)/installed: pyproject.toml $(CONSTRAINTS)
 	  || { $(SUDO) apt-get update && $(SUDO) apt-get install -y python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
 	  --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/python -m compileall -q dicom_node worker training tests
 	@$(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); \
 	  assert v.startswith("2.14."), f"torch {v} was installed instead of 2.14"'
 	@touch $@

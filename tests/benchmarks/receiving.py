@@ -6,6 +6,7 @@ object is safe; the others have handed it to the page cache.
 """
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dicom_node import db, schema
-from dicom_node.listener import Listener
-from dicom_node.settings import AllowedPeer, NodeSettings, load
+from dicom_node import schema
+from dicom_node.settings import NodeSettings, load
 from tests import dicom_objects
 from tests.benchmarks.measuring import Line, Rounds, cpu_ms, measure, peak_mb
 from tests.peers import Orthanc, dcmsend, free_port, wait_until
@@ -60,45 +60,37 @@ def instances(folder: Path, number: int, study: str | None = None) -> list[Path]
     return paths
 
 
-def ours(folder: Path, native: str = "native") -> AbstractContextManager[Target]:
-    """Our listener in a process of its own, as durable as in production."""
-    return _ours(folder, native)
-
-
 @contextmanager
-def _ours(folder: Path, native: str) -> Iterator[Target]:
+def ours(folder: Path, native: str = "native") -> Iterator[Target]:
+    """Our listener as it runs in production, from its start to where it listens."""
     port = free_port()
-    code = "from tests.benchmarks.receiving import listen; listen()"
+    if not folder.exists():
+        schema.upgrade(load(NodeSettings, data_dir=folder).database)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(port), native],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "dicom_node"],
+        env={
+            **os.environ,
+            "SENTINODE_DATA_DIR": str(folder),
+            "SENTINODE_HOST": "127.0.0.1",
+            "SENTINODE_PORT": str(port),
+            "SENTINODE_ALLOW": CALLER,
+            "SENTINODE_NATIVE_STORE": str(native == "native"),
+            "SENTINODE_MAX_ASSOCIATIONS_PER_CALLER": "16",
+        },
+        stderr=subprocess.DEVNULL,
     )
-    assert process.stdout is not None
     try:
-        process.stdout.readline()
+        while not _listens(port):
+            time.sleep(0.005)
         yield Target(f"SENTINODE@127.0.0.1:{port}", process.pid)
     finally:
         process.terminate()
         process.wait(10)
-        process.stdout.close()
 
 
-def listen() -> None:
-    """Entry of the process that `ours` starts."""
-    settings = load(
-        NodeSettings,
-        data_dir=Path(sys.argv[-3]),
-        host="127.0.0.1",
-        port=int(sys.argv[-2]),
-        allow=(AllowedPeer(CALLER),),
-        native_store=sys.argv[-1] == "native",
-        max_associations_per_caller=16,
-    )
-    schema.upgrade(settings.database)
-    Listener(settings, db.writing(db.connect(settings.database))).start()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    time.sleep(3600)
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
