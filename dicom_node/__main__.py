@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import audit, db, logs, schema, verification
+from dicom_node import audit, db, logs, revisions, verification
 from dicom_node.audit import Kind
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.listener import Listener
@@ -33,7 +33,7 @@ def run(settings: NodeSettings) -> None:
     Raises:
         SettingsError: The database has another schema than this version needs.
     """
-    if not schema.is_current(settings.database):
+    if not revisions.is_current(settings.database):
         raise SettingsError(
             "the database is not up to date: run `sentinode db upgrade`"
         )

@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import fsspec
-
 from dicom_node.errors import SpoolFullError
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -45,6 +43,8 @@ class Bucket:
     """
 
     def __init__(self, address: Address) -> None:
+        import fsspec  # noqa: PLC0415 - a tenth of a second, for a site with a store
+
         protocol, _, root = address.url.partition("://")
         self._root = root.strip("/")
         self._files: Any = fsspec.filesystem(

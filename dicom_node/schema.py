@@ -13,11 +13,10 @@ from typing import Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RevisionError
 
-from dicom_node import db
+from dicom_node import db, revisions
 from dicom_node.errors import LedgerUnavailableError, NotFoundError
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[1] / "migrations"
@@ -53,7 +52,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     Raises:
         LedgerUnavailableError: Others hold what is to be changed; nothing was.
     """
-    file = _sqlite_file(url)
+    file = revisions.sqlite_file(url)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     with _unchanged_when_busy():
@@ -85,7 +84,7 @@ def steps_down(url: str, revision: str) -> list[Step]:
         NotFoundError: There is no such revision below the database's.
     """
     scripts = ScriptDirectory(str(MIGRATIONS))
-    now = current(url)
+    now = revisions.current(url)
     try:
         found = list(scripts.iterate_revisions(now, revision)) if now else []
     except RevisionError as error:
@@ -94,34 +93,3 @@ def steps_down(url: str, revision: str) -> list[Step]:
             f"there is no revision {revision} below {now}; known are {known}, base"
         ) from error
     return [Step(one.revision, one.doc or "") for one in found]
-
-
-def current(url: str) -> str | None:
-    """Return the revision of a database, None when it has none yet."""
-    file = _sqlite_file(url)
-    if file is not None and not file.exists():
-        return None  # connecting would create it
-    engine = db.connect(url)
-    looking = engine.execution_options(sentinode_readonly=True)  # waits for no writer
-    try:
-        with looking.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
-
-
-def head() -> str | None:
-    """Return the revision that this version of Sentinode works with."""
-    return ScriptDirectory(str(MIGRATIONS)).get_current_head()
-
-
-def is_current(url: str) -> bool:
-    """Say whether a database has the schema that this version works with."""
-    return current(url) == head()
-
-
-def _sqlite_file(url: str) -> Path | None:
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
-        return None
-    return None if parsed.database == ":memory:" else Path(parsed.database)

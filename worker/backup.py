@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from dicom_node import __version__, schema
+from dicom_node import __version__, revisions
 from dicom_node.audit import HEAD_FILE
 from dicom_node.errors import PermanentError, SettingsError, StateError
 from dicom_node.settings import PATIENT_KEY_FILE, UP_FILE
@@ -79,7 +79,7 @@ def make(settings: WorkerSettings, folder: Path, at: datetime) -> Backup:
         raise StateError(f"{folder} is not empty: a backup needs a folder of its own")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)  # the images are patients', the key links them
-    revision = schema.current(settings.database)
+    revision = revisions.current(settings.database)
     if revision is None:
         raise PermanentError("the database has no tables: there is nothing to copy")
     head = _copy_head(settings, folder)
@@ -168,7 +168,7 @@ def restore(settings: WorkerSettings, folder: Path) -> Backup:
 def _require_empty(data_dir: Path, url: str) -> None:
     if data_dir.exists() and any(data_dir.iterdir()):
         raise StateError(f"{data_dir} is not empty: restore into a new folder")
-    if schema.current(url) is not None:
+    if revisions.current(url) is not None:
         raise StateError("the database has tables: restore into an empty one")
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import db, logs, mllp, schema, vocabulary
+from dicom_node import db, logs, mllp, revisions, vocabulary
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.mllp import Limits, Server, Service
 from dicom_node.settings import load, patient_secret
@@ -48,7 +48,7 @@ def open_inbox(settings: WorkerSettings) -> Inbox:
     Raises:
         SettingsError: The database has another schema, or the table of words is none.
     """
-    if not schema.is_current(settings.database):
+    if not revisions.is_current(settings.database):
         raise SettingsError(
             "the database is not up to date: run `sentinode db upgrade`"
         )

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 import worker.tables  # noqa: F401 - its tables are part of the schema
-from dicom_node import commitment, db, ledger, outbox, schema
+from dicom_node import commitment, db, ledger, outbox, revisions, schema
 from dicom_node.findings import Document
 from dicom_node.study import Peer, SopInstanceUid
 from tests.dicom_node.conftest import QUIET, SR, STUDY, T0, arrival
@@ -29,16 +30,21 @@ def tables(url: str) -> set[str]:
 
 
 def test_a_database_goes_up_and_down_again(empty):
-    assert schema.current(empty) is None
-    assert not schema.is_current(empty)
+    assert revisions.current(empty) is None
+    assert not revisions.is_current(empty)
     schema.upgrade(empty)
-    assert schema.is_current(empty)
+    assert revisions.is_current(empty)
     assert tables(empty) == set(db.Base.metadata.tables)
     schema.downgrade(empty, "base")
-    assert schema.current(empty) is None
+    assert revisions.current(empty) is None
     assert tables(empty) == set()
     schema.upgrade(empty)
-    assert schema.is_current(empty)
+    assert revisions.is_current(empty)
+
+
+def test_the_newest_migration_is_the_one_that_this_version_works_with():
+    scripts = ScriptDirectory(str(schema.MIGRATIONS))
+    assert scripts.get_current_head() == revisions.HEAD
 
 
 def test_the_migrations_make_what_the_models_say(empty):
@@ -52,7 +58,7 @@ def test_the_migrations_make_what_the_models_say(empty):
 def test_an_upgrade_of_a_current_database_changes_nothing(empty):
     schema.upgrade(empty)
     schema.upgrade(empty)
-    assert schema.is_current(empty)
+    assert revisions.is_current(empty)
 
 
 def test_a_database_with_deliveries_goes_down_and_up(empty):
@@ -80,5 +86,5 @@ def test_a_database_with_deliveries_goes_down_and_up(empty):
 
 
 def test_asking_for_the_revision_does_not_create_a_database(tmp_path):
-    assert schema.current(f"sqlite:///{tmp_path / 'sentinode.db'}") is None
+    assert revisions.current(f"sqlite:///{tmp_path / 'sentinode.db'}") is None
     assert not (tmp_path / "sentinode.db").exists()

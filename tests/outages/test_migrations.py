@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from dicom_node import db, schema
+from dicom_node import db, revisions, schema
 from dicom_node.errors import LedgerUnavailableError
 from tests.peers import wait_until
 
@@ -72,9 +72,9 @@ def test_a_long_reader_makes_a_migration_give_up_and_holds_no_writer_up_for_long
     assert took < PATIENCE_S + 3
     assert "the schema was not changed" in errors[0]
     assert "repeat the command" in errors[0]
-    assert schema.current(old) == OLD
+    assert revisions.current(old) == OLD
     schema.upgrade(old)
-    assert schema.is_current(old)
+    assert revisions.is_current(old)
 
 
 def waiting_locks(url: str) -> int:
@@ -101,7 +101,7 @@ def test_two_upgrades_at_once_take_turns(old, tmp_path):
     ]
     said = [process.communicate(timeout=120) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert schema.is_current(old)
+    assert revisions.is_current(old)
 
 
 def test_an_upgrade_waits_for_its_turn(old):
@@ -112,13 +112,13 @@ def test_an_upgrade_waits_for_its_turn(old):
         errors: list[str] = []
         migrating = migrate(old, errors)
         wait_until(lambda: waiting_locks(old), "the wait for its turn")
-        assert schema.current(old) == OLD
+        assert revisions.current(old) == OLD
         connection.execute(sa.text(f"SELECT pg_advisory_unlock({0x53454E54})"))
         connection.commit()
         migrating.join(60)
     engine.dispose()
     assert errors == []
-    assert schema.is_current(old)
+    assert revisions.is_current(old)
 
 
 def test_a_locked_file_is_not_migrated_and_says_so(tmp_path, monkeypatch):
@@ -130,8 +130,8 @@ def test_a_locked_file_is_not_migrated_and_says_so(tmp_path, monkeypatch):
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailableError, match="was not changed"):
         schema.upgrade(url)
-    assert schema.current(url) == OLD
+    assert revisions.current(url) == OLD
     other.execute("ROLLBACK")
     other.close()
     schema.upgrade(url)
-    assert schema.is_current(url)
+    assert revisions.is_current(url)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from dicom_node import audit, ledger, outbox, schema, transfers
+from dicom_node import audit, ledger, outbox, revisions, transfers
 from dicom_node.db import now
 from dicom_node.errors import PermanentError, StudyNotFoundError
 from dicom_node.ledger import Association
@@ -288,7 +288,7 @@ def test_a_change_of_the_schema_is_entered(tmp_path):
     done = run("audit", "list", "--json")
     (one,) = json.loads(done.stdout)
     assert one["what"] == "db upgrade"
-    assert one["detail"] == f"nothing to {schema.head()}"
+    assert one["detail"] == f"nothing to {revisions.HEAD}"
 
 
 def test_start_and_stop_are_entered_even_after_a_failure(bench, run):

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from dicom_node import db, ledger, outbox, schema
+from dicom_node import db, ledger, outbox, revisions, schema
 from dicom_node.db import now
 from dicom_node.findings import Slnd, StageStatus
 from dicom_node.settings import load
@@ -235,7 +235,7 @@ def test_a_new_release_is_taken_back_and_what_the_old_one_knows_is_as_it_was(
     taken_back = rows(engine)
     schema.upgrade(old)
 
-    assert schema.is_current(old)
+    assert revisions.is_current(old)
     assert taken_back == was
     assert shown(upgraded.site.settings, "results", "show", study)
 
@@ -250,9 +250,9 @@ def test_what_a_downgrade_would_undo_is_said_and_nothing_is_undone(
     assert [one["revision"] for one in would] == sorted(
         (one["revision"] for one in would), reverse=True
     )
-    assert would[0]["revision"] == schema.head()
+    assert would[0]["revision"] == revisions.HEAD
     assert FIRST not in {one["revision"] for one in would}
-    assert schema.is_current(old)
+    assert revisions.is_current(old)
     assert unknown.exit_code == 3
 
 

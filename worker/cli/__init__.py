@@ -9,8 +9,6 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 import click
-from alembic.util import CommandError
-from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node import __version__
 from dicom_node.errors import NodeError, NotFoundError, StateError
@@ -88,15 +86,29 @@ class _Commands(click.Group):
             _exit(EXIT_REFUSED, error)
         except NodeError as error:
             _exit(EXIT_FAILED, error)
-        except SQLAlchemyError as error:
-            _exit(
-                EXIT_FAILED,
-                f"the database does not answer or has no tables "
-                f"({type(error).__name__}); check SENTINODE_DATABASE_URL, then run "
-                "`sentinode db upgrade`",
-            )
-        except CommandError as error:
-            _exit(EXIT_FAILED, error)
+        except Exception as error:
+            sentence = _of_a_library(error)
+            if sentence is None:
+                raise
+            _exit(EXIT_FAILED, sentence)
+
+
+def _of_a_library(error: Exception) -> str | None:
+    """Return what to say of a fault of database or migrations; None of any other.
+
+    What raises them is imported here: they can only have come from what is loaded.
+    """
+    from alembic.util import CommandError  # noqa: PLC0415 - see above
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    if isinstance(error, CommandError):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return (
+            f"the database does not answer or has no tables ({type(error).__name__}); "
+            "check SENTINODE_DATABASE_URL, then run `sentinode db upgrade`"
+        )
+    return None
 
 
 def _exit(code: int, why: object) -> NoReturn:

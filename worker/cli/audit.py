@@ -14,15 +14,8 @@ from dicom_node.chain import Head, Verdict
 from dicom_node.errors import SettingsError
 from worker import relay
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    UtcTime,
-    json_option,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, UtcTime, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 
 TIME = UtcTime(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"])
 since_option = click.option("--since", type=TIME, help="Then or later, UTC.")

@@ -8,7 +8,8 @@ from dicom_node.db import now
 from worker import backup
 from worker.backup import Backup
 from worker.cli import signed
-from worker.cli.context import Site, json_option, print_json, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json
 
 folder_type = click.Path(file_okay=False, path_type=Path)
 

@@ -20,7 +20,8 @@ from dicom_node.placement import AS_MARKED
 from dicom_node.report import marks
 from dicom_node.selection import DEFAULT_PHASE, explain
 from worker import manifest, models, outcomes
-from worker.cli.context import Site, print_table, rfc3339
+from worker.cli.context import Site
+from worker.cli.printing import print_table, rfc3339
 from worker.marked import read_marked
 from worker.rules import route, site_rules
 

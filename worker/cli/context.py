@@ -1,9 +1,8 @@
-"""What every command shares: settings, the database, JSON, tables."""
+"""What every command shares: settings, the database, options."""
 
 import getpass
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +10,6 @@ from functools import wraps
 from typing import Any, Final, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session
 
@@ -25,7 +22,6 @@ from dicom_node.shared_spool import spool_of
 from dicom_node.spool import Spool
 from worker.settings import WorkerSettings
 
-WIDE: Final = 240
 SHOWN_TO_ALL: Final = (
     "The list of processes shows the password in --database-url to everybody on this "
     "host: set SENTINODE_DATABASE_PASSWORD_FILE instead."
@@ -119,11 +115,6 @@ def site_options(function: F) -> F:
     return wrapped  # type: ignore[return-value]  # click reads the wrapped signature
 
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead."
-)
-
-
 class UtcTime(click.DateTime):
     """A time that an option states, in UTC."""
 
@@ -171,52 +162,6 @@ def changing(site: Site, *, dry_run: bool) -> Iterator[Session]:
         yield session
         if dry_run:
             transaction.rollback()
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document; times are RFC 3339 UTC."""
-    click.echo(json.dumps(value, indent=2, default=_encode, ensure_ascii=False))
-
-
-def _encode(value: object) -> str:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    return str(value)
-
-
-def rfc3339(value: datetime) -> str:
-    """Write a time as RFC 3339 in UTC, to the millisecond."""
-    text = value.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
-
-
-def print_table(
-    title: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    err: bool = False,
-) -> None:
-    """Print a table for people; identifiers are folded, never cut off.
-
-    Into a pipe or a file its lines stay whole. `err` writes to stderr: what is shown
-    before a question is no result.
-    """
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*("" if cell is None else _cell(cell) for cell in row))
-    is_terminal = (sys.stderr if err else sys.stdout).isatty()
-    Console(width=None if is_terminal else WIDE, stderr=err).print(table)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return str(value)
 
 
 def operator() -> str:

@@ -6,18 +6,12 @@ from dataclasses import asdict
 import click
 import sqlalchemy as sa
 
-from dicom_node import schema
+from dicom_node import revisions, schema
 from dicom_node.schema import Step
 from dicom_node.tables import AuditRow
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    dry_run_option,
-    json_option,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, dry_run_option, site_options
+from worker.cli.printing import json_option, print_json, print_table
 
 
 @click.group("db")
@@ -33,7 +27,7 @@ def upgrade(site: Site, revision: str, *, as_json: bool) -> None:
     """Bring the database to the newest schema; safe to run twice."""
     if site.settings.database_url is None:
         site.settings.data_dir.mkdir(parents=True, exist_ok=True)
-    before = schema.current(site.settings.database)
+    before = revisions.current(site.settings.database)
     schema.upgrade(site.settings.database, revision)
     _sign(site, "db upgrade", before)
     _report(site, as_json=as_json)
@@ -59,7 +53,7 @@ def downgrade(
             abort=True,
             err=True,
         )
-    before = schema.current(site.settings.database)
+    before = revisions.current(site.settings.database)
     schema.downgrade(site.settings.database, revision)
     _sign(site, "db downgrade", before)
     _report(site, as_json=as_json)
@@ -84,7 +78,7 @@ def _say_steps(steps: Sequence[Step], *, as_json: bool) -> None:
 
 def _sign(site: Site, what: str, before: str | None) -> None:
     """Enter a change of the schema, where the schema has an audit trail."""
-    after = schema.current(site.settings.database)
+    after = revisions.current(site.settings.database)
     has_trail = sa.inspect(site.engine).has_table(AuditRow.__tablename__)
     if after == before or not has_trail:
         return
@@ -94,9 +88,9 @@ def _sign(site: Site, what: str, before: str | None) -> None:
 
 
 def _report(site: Site, *, as_json: bool) -> None:
-    revision = schema.current(site.settings.database)
+    revision = revisions.current(site.settings.database)
     if as_json:
-        is_current = schema.is_current(site.settings.database)
+        is_current = revisions.is_current(site.settings.database)
         print_json({"revision": revision, "current": is_current})
     elif revision is None:
         click.echo("the database has no tables; run `sentinode db upgrade`")

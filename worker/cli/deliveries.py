@@ -19,14 +19,11 @@ from worker.cli.context import (
     Site,
     changing,
     dry_run_option,
-    json_option,
     limit_option,
     operator,
-    print_json,
-    print_table,
-    rfc3339,
     site_options,
 )
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 
 
 @click.group("deliveries")

@@ -15,7 +15,7 @@ from rich.progress import track
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node import pauses, retrieve, routing, schema, sender, stow
+from dicom_node import pauses, retrieve, revisions, routing, sender, stow
 from dicom_node.db import now
 from dicom_node.destination import WebService
 from dicom_node.errors import NodeError
@@ -24,7 +24,8 @@ from dicom_node.settings import ignored, local_host
 from dicom_node.study import Peer
 from worker import credentials, keeping, models, outcomes, relay
 from worker.app import answering, reach
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json, print_table
 from worker.manifest import describe_gate, read
 from worker.monitor.readiness import FRESH_S, Check
 
@@ -45,8 +46,8 @@ def _settings(site: Site) -> str:
 
 def _database(site: Site) -> str:
     url = site.settings.database
-    revision = schema.current(url)
-    if not schema.is_current(url):
+    revision = revisions.current(url)
+    if not revisions.is_current(url):
         raise NodeError(f"schema is {revision or 'absent'}; run `sentinode db upgrade`")
     return f"{site.engine.dialect.name}, schema {revision}"
 

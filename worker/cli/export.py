@@ -13,7 +13,8 @@ import click
 from dicom_node.errors import SettingsError
 from worker import export
 from worker.cli import signed
-from worker.cli.context import DAY, Site, json_option, print_json, rfc3339, site_options
+from worker.cli.context import DAY, Site, site_options
+from worker.cli.printing import json_option, print_json, rfc3339
 from worker.export import COLUMNS, Cell, Extract
 
 PARQUET_TYPES: Final = {

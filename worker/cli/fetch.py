@@ -14,16 +14,10 @@ from dicom_node.errors import NotFoundError, PermanentError
 from dicom_node.fetch import Match, Moved, Query
 from dicom_node.study import Peer, StudyUid, is_valid_uid
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    patient_id_of,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, patient_id_of, site_options
 from worker.cli.importing import way_in
 from worker.cli.peers import peer_option
+from worker.cli.printing import json_option, print_json, print_table
 
 DATES: Final = re.compile(r"(\d{8})?(-(\d{8})?)?")
 

@@ -22,7 +22,8 @@ from dicom_node.intake import Intake, StoreRefusedError
 from dicom_node.settings import patient_secret
 from dicom_node.study import StudyUid
 from worker.cli import signed
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json, print_table
 
 AE: Final = "IMPORT"
 

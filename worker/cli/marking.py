@@ -15,15 +15,8 @@ from dicom_node.findings import Carrier, Laterality, Roi, Selection
 from dicom_node.ledger import Mark
 from dicom_node.study import SopInstanceUid, StudyState, StudyUid
 from worker.cli import preview, signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 
 sop_option = click.option(
     "--sop", required=True, metavar="UID", help="SOP Instance UID of the marked image."

@@ -2,7 +2,8 @@
 
 import click
 
-from worker.cli.context import Site, json_option, print_json, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json
 from worker.metrics import counts, families
 from worker.metrics.scraper import Scraper
 

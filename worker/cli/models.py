@@ -14,15 +14,8 @@ from dicom_node.errors import NotFoundError, StateError
 from dicom_node.findings import Stage
 from worker import chronicle, models, outcomes, registry
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.manifest import NO_BETTER_THAN_CHANCE, Manifest, describe_gate
 from worker.registry import Change, Decision
 from worker.tables import ActivationKind

@@ -21,15 +21,9 @@ from dicom_node.findings import Laterality
 from dicom_node.study import StudyUid
 from worker import outcomes, pathology, roles
 from worker import slnd as rules
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
 from worker.cli.pathology_file import OPTIONAL, REQUIRED, Line, read
+from worker.cli.printing import json_option, print_json, print_table
 from worker.cli.slnd_file import LineError, reader_of, text_of
 from worker.pathology import NOTHING, Entry, Label
 from worker.slnd import Provenance, Wanted

@@ -13,14 +13,8 @@ from dicom_node.intake import Intake
 from dicom_node.settings import patient_secret
 from dicom_node.study import Patient, StudyUid
 from worker import patients, scrubbing
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table
 from worker.patients import Belongings, Gone
 
 RETRY_S: Final = 0.5

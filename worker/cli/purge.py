@@ -15,14 +15,8 @@ from dicom_node.spool import Spool
 from dicom_node.study import StudyUid
 from worker import keeping, retention
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.retention import Store
 
 EVERY = 10_000

@@ -13,15 +13,8 @@ from dicom_node.tables import Pausable
 from worker import queues
 from worker.app import answering, reach, waiting
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.metrics import counts
 from worker.metrics.counts import Waiting
 

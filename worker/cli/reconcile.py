@@ -14,14 +14,8 @@ from dicom_node.intake import Intake
 from dicom_node.settings import patient_secret
 from worker import archive, mending, reconciliation, survey
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table
 from worker.mending import Workshop
 from worker.reconciliation import Code, Finding
 from worker.survey import Ground

@@ -8,7 +8,8 @@ from typing import Any, Final
 import click
 
 from worker import outcomes
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json, print_table
 from worker.settings import child_environment
 
 DOES_NOT_HOLD: Final = (

@@ -15,15 +15,9 @@ from dicom_node.errors import SettingsError, StateError
 from worker import reprocessing
 from worker.cli import signed
 from worker.cli.choosing import choice_options, wanted_of
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
 from worker.cli.fetch import get_studies
+from worker.cli.printing import json_option, print_json, print_table
 from worker.reprocessing import Candidate, Plan, Start, Wanted
 
 CHUNK: Final = 50

@@ -6,7 +6,8 @@ import click
 
 from worker import backup
 from worker.cli.backup import report
-from worker.cli.context import json_option, place_options, read_settings
+from worker.cli.context import place_options, read_settings
+from worker.cli.printing import json_option
 
 
 @click.command("restore")

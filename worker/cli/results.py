@@ -11,16 +11,9 @@ from dicom_node.findings import Proportion, StageFinding
 from dicom_node.outbox import DocumentRecord
 from dicom_node.study import StudyUid, is_valid_uid
 from worker import keeping, outcomes
-from worker.cli.context import (
-    Site,
-    json_option,
-    limit_option,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, limit_option, site_options
 from worker.cli.export import command as export
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.cli.replay import command as replay
 from worker.keeping import KeptRecord
 from worker.outcomes import ResultRecord

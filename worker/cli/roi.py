@@ -7,7 +7,8 @@ import click
 from dicom_node import ledger
 from dicom_node.study import StudyUid
 from worker.cli import chain, marking
-from worker.cli.context import Site, json_option, print_json, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json
 
 
 @click.group("roi")

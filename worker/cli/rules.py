@@ -17,14 +17,8 @@ from dicom_node.routing import Routing, RoutingRules
 from dicom_node.study import StudyUid
 from worker import keeping
 from worker import rules as site_rules
-from worker.cli.context import (
-    Site,
-    json_option,
-    limit_option,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, limit_option, site_options
+from worker.cli.printing import json_option, print_json, print_table
 
 LIMIT: Final = 50
 

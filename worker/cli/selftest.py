@@ -22,15 +22,9 @@ from dicom_node.retrieve import find
 from dicom_node.study import Peer, Reason, StudyState, StudyUid
 from dicom_node.tls import Caller
 from worker import erasure, outcomes
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
 from worker.cli.importing import way_in
+from worker.cli.printing import json_option, print_json, print_table
 from worker.specimen import PATIENT_ID, specimen
 
 POLL_S: Final = 0.25

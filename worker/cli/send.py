@@ -13,8 +13,8 @@ from dicom_node.errors import PermanentError, UnreadableObjectError
 from dicom_node.sender import SendOutcome
 from dicom_node.study import Peer
 from dicom_node.tls import Caller, TlsFiles
-from worker.cli.context import json_option, print_json
 from worker.cli.peers import peer_option
+from worker.cli.printing import json_option, print_json
 
 
 def _files(paths: Sequence[str]) -> tuple[list[Path], list[Path]]:

@@ -14,11 +14,11 @@ from worker import slnd as rules
 from worker.cli import signed
 from worker.cli.context import (
     Site,
-    json_option,
     operator,
     patient_id_of,
     site_options,
 )
+from worker.cli.printing import json_option
 from worker.cli.slnd_import import import_file
 from worker.cli.slnd_parked import discard, list_results, resolve
 from worker.cli.slnd_record import preview, print_recorded, result_of, said_of, show

@@ -20,14 +20,8 @@ from dicom_node.findings import Laterality, Slnd
 from dicom_node.study import StudyUid
 from worker import slnd as rules
 from worker.cli import signed
-from worker.cli.context import (
-    Site,
-    json_option,
-    operator,
-    print_json,
-    print_table,
-    site_options,
-)
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json, print_table
 from worker.cli.slnd_file import Line, LineError, line_of, reader_of, text_of
 from worker.cli.slnd_record import said_of
 from worker.slnd import Change, Provenance, Wanted

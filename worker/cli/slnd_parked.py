@@ -19,13 +19,10 @@ from worker.cli.context import (
     Site,
     changing,
     dry_run_option,
-    json_option,
     operator,
-    print_json,
-    print_table,
-    rfc3339,
     site_options,
 )
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.cli.slnd_record import preview, print_recorded, result_of, said_of, show
 from worker.parking import ParkedRecord
 from worker.slnd import Provenance

@@ -10,7 +10,8 @@ from dicom_node.findings import Deposit, Laterality, Slnd, SlndResult
 from dicom_node.ledger import StudyRecord
 from worker import outcomes
 from worker import slnd as rules
-from worker.cli.context import Site, print_json, print_table, rfc3339
+from worker.cli.context import Site
+from worker.cli.printing import print_json, print_table, rfc3339
 from worker.slnd import Change, Recorded
 
 

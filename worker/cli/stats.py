@@ -8,7 +8,8 @@ import click
 from dicom_node.db import now
 from worker import activity
 from worker.activity import Activity, Spread
-from worker.cli.context import Site, json_option, print_json, print_table, site_options
+from worker.cli.context import Site, site_options
+from worker.cli.printing import json_option, print_json, print_table
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 

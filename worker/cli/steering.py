@@ -8,7 +8,8 @@ from dicom_node import holds, ledger
 from dicom_node.db import now
 from dicom_node.study import Reason, StudyUid
 from worker.cli import signed
-from worker.cli.context import Site, json_option, operator, print_json, site_options
+from worker.cli.context import Site, operator, site_options
+from worker.cli.printing import json_option, print_json
 
 
 def _report(uids: Sequence[str], done: str, *, as_json: bool) -> None:

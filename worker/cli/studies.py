@@ -17,15 +17,8 @@ from dicom_node.study import StudyUid
 from worker import keeping, outcomes, reprocessing
 from worker.cli import signed
 from worker.cli.choosing import choice_options, wanted_of
-from worker.cli.context import (
-    Site,
-    json_option,
-    limit_option,
-    print_json,
-    print_table,
-    rfc3339,
-    site_options,
-)
+from worker.cli.context import Site, limit_option, site_options
+from worker.cli.printing import json_option, print_json, print_table, rfc3339
 from worker.cli.purge import command as purge
 from worker.cli.purge import kept_of, purged_of
 from worker.cli.reprocess import command as reprocess
