@@ -190,8 +190,8 @@ def insert_missing(
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     column: ColumnElement[Any] = table.__table__.c[key]
-    statement = insert(table).values(list(rows))
-    return list(session.scalars(statement.on_conflict_do_nothing().returning(column)))
+    statement = insert(table).on_conflict_do_nothing().returning(column)
+    return list(session.scalars(statement, list(rows)))  # so it is compiled once
 
 
 def is_outage(error: DBAPIError) -> bool:

@@ -24,8 +24,8 @@ from dicom_node.study import ReceivedInstance, StudyUid
 
 log = logging.getLogger(__name__)
 
-GATHER_S: Final = 0.05
-"""How long rows may wait for others."""
+GATHER_S: Final = 0.25
+"""How long rows may wait for others: a commit costs more than all its rows."""
 
 MAX_BATCH: Final = 200
 RETRY_S: Final = 1.0
