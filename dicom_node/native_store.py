@@ -64,6 +64,10 @@ Written = Draft | Exception
 Finish = Callable[[Connection, FileMeta, Written], int]
 
 
+class HungUpError(ConnectionError):
+    """The peer closed the connection between two PDUs, as it does after a release."""
+
+
 class ViolationError(Exception):
     """What came is no fragment that may come here; the association is aborted."""
 
@@ -164,8 +168,9 @@ class Reader:
             self._drop_message()
             dul.event_queue.put(INVALID_PDU)
         except OSError as error:
-            extra = self._whose() | {"error": type(error).__name__}
-            log.warning("connection closed before a PDU was complete", extra=extra)
+            if self._message is not None or not isinstance(error, HungUpError):
+                extra = self._whose() | {"error": type(error).__name__}
+                log.warning("connection closed before its end", extra=extra)
             self._drop_message()
             dul.event_queue.put(CLOSED)
         finally:
@@ -174,7 +179,7 @@ class Reader:
     def _read_one(self) -> bool:
         """Read a PDU; False when pynetdicom read it."""
         self._start_clock()
-        header = self._fill(PDU_HEADER.size)
+        header = self._fill_header()
         kind, length = PDU_HEADER.unpack(header)
         is_ours = kind == P_DATA_TF and FRAGMENT_HEADER.size <= length
         if not is_ours or not self._may_take():
@@ -316,6 +321,20 @@ class Reader:
         """Give the PDU that begins the time that the socket gives each part of it."""
         patience = self._socket.gettimeout()
         self._until = None if patience is None else time.monotonic() + patience
+
+    def _fill_header(self) -> bytes:
+        """Read the header of a PDU.
+
+        Raises:
+            HungUpError: There is none.
+            OSError: The connection closes within it, or it takes too long.
+        """
+        part = memoryview(bytearray(PDU_HEADER.size))
+        count = self._socket.recv_into(part)
+        if not count:
+            raise HungUpError("the peer closed the connection")
+        self._fill_into(part[count:])
+        return bytes(part)
 
     def _fill(self, size: int) -> bytes:
         part = memoryview(bytearray(size))

@@ -140,8 +140,20 @@ def waiting(connection: Connection, queue: str) -> int:
 def announce_deliveries(app: Celery, destinations: Iterable[str]) -> None:
     """Send the messages of fresh deliveries at once; the sweep repeats lost ones."""
     for destination in destinations:
-        try:
-            app.send_task(queues.DELIVER, args=[destination])
-        except OperationalError:
-            log.warning("broker unreachable, the sweep will announce the delivery")
+        if not _sent(app, queues.DELIVER, destination):
             return
+
+
+def sweep_now(app: Celery) -> None:
+    """Let what was just queued be announced without waiting for the next sweep."""
+    _sent(app, queues.SWEEP)
+
+
+def _sent(app: Celery, task: str, *args: str) -> bool:
+    """Send a message that a later sweep makes good for; say whether it is out."""
+    try:
+        app.send_task(task, args=list(args))
+    except OperationalError:
+        log.warning("broker unreachable, a sweep will do it", extra={"task": task})
+        return False
+    return True

@@ -395,3 +395,16 @@ def test_a_request_of_a_c_move_is_a_plain_one():
 )
 def test_an_odd_command_is_not_taken(command):
     assert native_wire.read_store(command) is None
+
+
+@pytest.mark.parametrize("cut", [0, 3, 200])
+def test_who_hangs_up_between_pdus_is_nothing_to_warn_of(
+    started, sessions, caplog, cut
+):
+    with Caller(started.port) as caller:
+        caller.send(asked(), wire.data(CONTEXT, wire.LAST, encoded(dataset(1))))
+        assert caller.status() == 0x0000
+        caller.send(asked(2)[:cut])
+    wait_until(lambda: open_associations(sessions) == 0)
+    warned = "connection closed before its end" in caplog.messages
+    assert warned is (cut > 0)

@@ -9,8 +9,9 @@ from kombu import Connection
 from dicom_node import logs
 from dicom_node.errors import SettingsError
 from dicom_node.settings import load
+from tests.peers import free_port
 from worker import queues
-from worker.app import create_app
+from worker.app import create_app, sweep_now, waiting
 from worker.settings import WorkerSettings
 
 
@@ -57,6 +58,20 @@ def test_messages_are_json_acknowledged_late_and_taken_one_at_a_time(app):
     assert {route["queue"] for route in app.conf.task_routes.values()} == {
         *("dispatch", "analysis", "delivery"),
     }
+
+
+def test_a_sweep_is_asked_for_at_once(app):
+    app.conf.broker_url = "memory://"
+    sweep_now(app)
+    with app.connection_for_read() as connection:
+        assert waiting(connection, queues.DISPATCH) == 1
+
+
+def test_a_sweep_that_cannot_be_asked_for_is_left_to_the_clock(app, caplog):
+    app.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
+    app.conf.task_publish_retry = False
+    sweep_now(app)
+    assert "broker unreachable, a sweep will do it" in caplog.messages
 
 
 def test_the_text_of_a_tasks_error_stays_out_of_the_log():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from celery import shared_task
+from celery import current_app, shared_task
 
 from dicom_node import audit, ledger, retrieve, selection
 from dicom_node.audit import Action, Event
@@ -19,6 +19,7 @@ from dicom_node.errors import NodeError, SettingsError
 from dicom_node.retrieve import Archive, Holding
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, StudyState, StudyUid
+from worker import app as messages
 from worker import models, outcomes, queues, runtime
 from worker.marked import read_marked
 from worker.rules import RulesUnusableError, route, site_rules
@@ -174,10 +175,12 @@ def _place() -> Place:
 @shared_task(name=queues.EXAMINE, ignore_result=True)
 def examine_study(study_uid: str) -> None:
     """Run `examine` with this process's database and spool."""
-    examine(StudyUid(study_uid), _place())
+    if examine(StudyUid(study_uid), _place()):
+        messages.sweep_now(current_app)
 
 
 @shared_task(name=queues.COUNT, ignore_result=True)
 def count_studies(study_uids: list[str]) -> None:
     """Run `count` with this process's database."""
     count([StudyUid(uid) for uid in study_uids], _place())
+    messages.sweep_now(current_app)
