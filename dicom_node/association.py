@@ -85,7 +85,8 @@ class _Paused(Association):
         del value
 
 
-def _pausing(association: Association) -> Association:
+def pausing(association: Association) -> Association:
+    """Let an association that we opened lose no response; see `_Paused`."""
     association._reactor_checkpoint = _Checkpoint()  # noqa: SLF001 - no other way in
     association.__class__ = _Paused
     return association
@@ -127,7 +128,7 @@ def associate(  # noqa: PLR0913, PLR0917 - all that an association is asked for
     except (OSError, RuntimeError) as error:  # its name does not resolve, for one
         raise PeerUnavailableError(f"{peer} cannot be reached") from error
     if association.is_established:
-        return _pausing(association)
+        return pausing(association)
     if context is not None and context.fault is not None:
         raise PeerUnavailableError(f"{peer}: {context.fault}")
     if association.is_rejected:

@@ -17,6 +17,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.presentation import build_context
 
 from dicom_node import db, outbox
+from dicom_node.association import pausing
 from dicom_node.contexts import COMMITMENT, COMMITMENT_INSTANCE
 from dicom_node.db import Sessions
 from dicom_node.destination import Destination
@@ -165,12 +166,13 @@ class Archive:
         entity = AE(self.ae_title)
         entity.acse_timeout = entity.dimse_timeout = 10
         entity.add_requested_context(COMMITMENT, ExplicitVRLittleEndian)
-        return entity.associate(
+        called = entity.associate(
             self.call_back.host,
             self.call_back.port,
             ae_title=self.call_back.ae_title,
             ext_neg=[build_role(COMMITMENT, scu_role=False, scp_role=True)],
         )
+        return pausing(called)
 
 
 @cache

@@ -21,6 +21,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from dicom_node import db
+from dicom_node.association import pausing
 from dicom_node.part10 import read_meta
 from dicom_node.shared_spool import spool_of
 from dicom_node.spool import DOCUMENTS, INSTANCES, QUARANTINE, Spool
@@ -265,7 +266,9 @@ def querying(site: Site) -> Iterator[Ask]:
     """Yield what asks the PACS by C-FIND, over one association."""
     entity = AE("CHAOS")
     entity.add_requested_context(FIND)
-    association = entity.associate("127.0.0.1", site.pacs.port, ae_title="ORTHANC")
+    association = pausing(
+        entity.associate("127.0.0.1", site.pacs.port, ae_title="ORTHANC")
+    )
     assert association.is_established, "the PACS takes no query"
 
     def ask(keys: Mapping[str, str]) -> list[Dataset]:

@@ -15,6 +15,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pynetdicom import AE, build_context
 
+from dicom_node.association import pausing
 from tests import dicom_objects
 from tests.dicom_objects import BOX, fresh_study, gsps_rectangle, sr_rectangle
 
@@ -130,8 +131,8 @@ class Sender(threading.Thread):
         contexts = [
             build_context(uid, left[0].file_meta.TransferSyntaxUID) for uid in classes
         ]
-        association = entity.associate(
-            "127.0.0.1", self.port, contexts, ae_title="SENTINODE"
+        association = pausing(
+            entity.associate("127.0.0.1", self.port, contexts, ae_title="SENTINODE")
         )
         if not association.is_established:
             return

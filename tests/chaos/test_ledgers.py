@@ -10,6 +10,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import AE
 
 from dicom_node import db
+from dicom_node.association import pausing
 from dicom_node.shared_spool import spool_of
 from dicom_node.spool import INSTANCES
 from dicom_node.tables import DocumentRow
@@ -100,7 +101,7 @@ def test_a_second_report_at_the_archive_is_counted_as_duplicated(undisturbed):
     entity = AE("ANYBODY")
     entity.add_requested_context(report.SOPClassUID)
     pacs = undisturbed.site.pacs
-    association = entity.associate("127.0.0.1", pacs.port, ae_title="ORTHANC")
+    association = pausing(entity.associate("127.0.0.1", pacs.port, ae_title="ORTHANC"))
     assert association.send_c_store(report).Status == 0
     association.release()
     found = undisturbed.faults()
@@ -119,7 +120,7 @@ def test_a_report_that_the_archive_lost_is_counted_as_lost(undisturbed):
     found = undisturbed.faults()
     entity = AE("ANYBODY")
     entity.add_requested_context(report.SOPClassUID)
-    association = entity.associate("127.0.0.1", pacs.port, ae_title="ORTHANC")
+    association = pausing(entity.associate("127.0.0.1", pacs.port, ae_title="ORTHANC"))
     association.send_c_store(dcmread(BytesIO(file)))
     association.release()
     assert len(found.lost) == 2

@@ -15,6 +15,7 @@ from pynetdicom import AE
 from pynetdicom.dsutils import encode
 
 from dicom_node import db, ledger, schema
+from dicom_node.association import pausing
 from dicom_node.completion import QuietPeriods
 from dicom_node.listener import Listener
 from dicom_node.settings import NodeSettings, load
@@ -153,7 +154,7 @@ def associate(port: int, calling_ae: str = CALLER, called_ae: str = "SENTINODE")
     entity.add_requested_context("1.2.840.10008.1.1")
     for sop_class in (MR, SR):
         entity.add_requested_context(sop_class, ExplicitVRLittleEndian)
-    return entity.associate("127.0.0.1", port, ae_title=called_ae)
+    return pausing(entity.associate("127.0.0.1", port, ae_title=called_ae))
 
 
 def store(association, *datasets: Dataset) -> list[int]:

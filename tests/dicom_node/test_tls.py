@@ -18,6 +18,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.presentation import build_context
 
 from dicom_node import audit, commitment, committer, fetch, retrieve, sender, tls
+from dicom_node.association import pausing
 from dicom_node.committer import Patience
 from dicom_node.contexts import COMMITMENT, COMMITMENT_INSTANCE
 from dicom_node.errors import PeerUnavailableError, SettingsError
@@ -591,7 +592,7 @@ def test_storage_commitment_is_asked_and_reported_by_tls(secure, sessions, hospi
                 ext_neg=[build_role(COMMITMENT, scu_role=False, scp_role=True)],
                 tls_args=(context, "127.0.0.1"),
             )
-            answer, _ = association.send_n_event_report(
+            answer, _ = pausing(association).send_n_event_report(
                 information, 1, COMMITMENT, COMMITMENT_INSTANCE
             )
             statuses.append(answer.Status)

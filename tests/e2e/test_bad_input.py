@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import MRImageStorage
 
+from dicom_node.association import pausing
 from tests import dicom_objects
 from tests.peers import AET, ORTHANC_AET, Orthanc, Sentinode, dcmsend
 
@@ -33,7 +34,7 @@ def test_a_uid_with_path_characters_is_refused(site: tuple[Sentinode, Orthanc]):
     hostile = dicom_objects.mr_slice()
     ae = AE(ORTHANC_AET)
     ae.add_requested_context(MRImageStorage, hostile.file_meta.TransferSyntaxUID)
-    association = ae.associate("127.0.0.1", sentinode.port, ae_title=AET)
+    association = pausing(ae.associate("127.0.0.1", sentinode.port, ae_title=AET))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of the UID, as it should
         hostile.StudyInstanceUID = "../../escaped"

@@ -18,6 +18,7 @@ from pydicom import Dataset, dcmread
 from pynetdicom import AE
 
 from dicom_node import schema
+from dicom_node.association import pausing
 from dicom_node.intake import OUT_OF_RESOURCES
 from tests import dicom_objects
 from tests.e2e.test_production import redis_url  # noqa: F401 - a fixture
@@ -111,7 +112,7 @@ class Hosts:
         sender = AE(ORTHANC_AET)
         sender.add_requested_context(dataset.SOPClassUID)
         port = self.ports["listener-2"]
-        association = sender.associate("127.0.0.1", port, ae_title=AET)
+        association = pausing(sender.associate("127.0.0.1", port, ae_title=AET))
         try:
             return association.send_c_store(dataset).Status
         finally:

@@ -27,6 +27,7 @@ from pydicom.uid import (
 from pynetdicom import AE
 
 from dicom_node import schema
+from dicom_node.association import pausing
 from tests.fuzz import elements, mutation, seeds
 from tests.peers import free_port
 
@@ -285,7 +286,7 @@ def echoed(port: int) -> bool:
     """Say whether the listener answers C-ECHO."""
     entity = AE(CALLER)
     entity.add_requested_context(VERIFICATION)
-    association = entity.associate("127.0.0.1", port, ae_title="SENTINODE")
+    association = pausing(entity.associate("127.0.0.1", port, ae_title="SENTINODE"))
     if not association.is_established:
         return False
     answer = association.send_c_echo()

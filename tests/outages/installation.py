@@ -11,6 +11,7 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from dicom_node import db
+from dicom_node.association import pausing
 from dicom_node.study import StudyState
 from dicom_node.tables import DeliveryRow, DeliveryState, EventRow, StudyRow
 from tests import dicom_objects
@@ -87,7 +88,9 @@ class Installation:
         entity = AE(ORTHANC_AET)
         for sop_class in {one.SOPClassUID for one in objects}:
             entity.add_requested_context(sop_class, ExplicitVRLittleEndian)
-        association = entity.associate("127.0.0.1", self.sentinode.port, ae_title=AET)
+        association = pausing(
+            entity.associate("127.0.0.1", self.sentinode.port, ae_title=AET)
+        )
         assert association.is_established
         statuses = [association.send_c_store(one).Status for one in objects]
         association.release()

@@ -7,6 +7,7 @@ from pydicom import Dataset
 from pynetdicom import AE
 
 from dicom_node import commitment, outbox
+from dicom_node.association import pausing
 from dicom_node.contexts import COMMITMENT, COMMITMENT_INSTANCE
 from dicom_node.listener import Listener
 from dicom_node.report.fallback import ENHANCED
@@ -198,7 +199,8 @@ def report_of(uid: str) -> Dataset:
 def call(listener: Peer, calling_ae: str):
     entity = AE(calling_ae)
     entity.add_requested_context(COMMITMENT)
-    return entity.associate(listener.host, listener.port, ae_title=listener.ae_title)
+    asked = entity.associate(listener.host, listener.port, ae_title=listener.ae_title)
+    return pausing(asked)
 
 
 def test_who_is_not_on_the_list_reports_nothing(listener):
