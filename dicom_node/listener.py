@@ -172,7 +172,8 @@ class Listener:
     def name(self) -> str:
         """Who this listener is in the ledger: the next one of this name is its heir."""
         settings = self._settings
-        return f"{settings.aet}@{socket.gethostname()}:{settings.port}"
+        own = f"/{settings.listener_name}" if settings.listener_name else ""
+        return f"{settings.aet}@{socket.gethostname()}:{settings.port}{own}"
 
     def start(self) -> None:
         """Make ledger and spool agree, then listen.
@@ -197,7 +198,8 @@ class Listener:
             settings.max_instance_bytes,
             settings.duplicate,
         )
-        dead = None if settings.heir_of_all else self.name
+        is_alone = settings.heir_of_all and not settings.listener_name
+        dead = None if is_alone else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
         self._refusals = Refusals(self._sessions, audit.trail_of(settings), self.name)
         self._recorder.start()
@@ -254,7 +256,8 @@ class Listener:
             (evt.EVT_CONN_CLOSE, self._on_abort),
         ]
         reception = self._reception
-        door = Door(reception.silent, reception.rate, self._hung_up)
+        shares_port = bool(settings.listener_name)
+        door = Door(reception.silent, reception.rate, self._hung_up, shares_port)
         plain: EventHandlerType = (evt.EVT_REQUESTED, self._on_request, [False])
         at = (settings.host, settings.port)
         self._plain = Server(entity, at, [*handlers, plain], door)

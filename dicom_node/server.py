@@ -37,11 +37,12 @@ Refused = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Who may connect, before it is known who calls."""
+    """Who may connect, before it is known who calls; others may stand at the port."""
 
     silent: Silent
     rate: Rate
     refused: Refused
+    shares_port: bool = False
 
 
 class Server(ThreadedAssociationServer):
@@ -70,6 +71,12 @@ class Server(ThreadedAssociationServer):
         )
         # Sockets of callers inherit the option.
         self._listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def server_bind(self) -> None:
+        """Take the port: alone, or with other listeners of this host (SO_REUSEPORT)."""
+        if self._door.shares_port and self.socket is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
 
     @property
     def port(self) -> int:

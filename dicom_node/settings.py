@@ -225,6 +225,8 @@ class NodeSettings(BaseSettings):
     `max_associations` stand at once, of which one calling AE and address hold
     `max_associations_per_caller`; an address may call `max_calls_per_minute` times
     (0: as often as it likes).
+    With `listener_name`, which no other has, a listener shares its ports with others of
+    this host: the kernel deals connections out, and limits are those of each.
     `native_store` reads C-STORE requests of plain associations ourselves, and writes
     those that we send; without it pynetdicom does both.
     `duplicate` says what becomes of another object under a known UID.
@@ -266,6 +268,7 @@ class NodeSettings(BaseSettings):
     tls_mutual: bool = True
     tls_only: bool = True
     tls_port: int = Field(default=DEFAULT_TLS_PORT, ge=0, le=MAX_PORT)
+    listener_name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,16}$")
     max_associations: int = Field(default=16, ge=1)
     max_associations_per_caller: int = Field(default=8, ge=1)
     max_calls_per_minute: int = Field(default=1200, ge=0)
