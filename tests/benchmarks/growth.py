@@ -5,12 +5,13 @@
 measures one host: `sentinode up` on PostgreSQL and Redis, and a stream of studies.
 
 The model, in full: studies are ready at random (Poisson) moments of a working day with
-a busy hour; one is a dynamic series and its marks, sent over one association; a
-listener process takes objects one after another for its CPU time each; an analysis
-worker works on one study at a time, for a time that varies like a gamma distribution
-of shape 4; one process delivers. A number of workers suffices when 95 of 100 studies
-wait less than PATIENCE_S for one. Nothing fails, and nobody else uses the processors:
-plan twice as many.
+a busy hour; one is a dynamic series of IMAGES images and its marks, sent over one
+association; its analysis, and its rows, grow with the images as they do from 9 to 120
+of them; a listener process takes objects one after another for its CPU time each; an
+analysis worker works on one study at a time, for a time that varies like a gamma
+distribution of shape 4; one process delivers. A number of workers suffices when 95 of
+100 studies wait less than PATIENCE_S for one. Nothing fails, and nobody else uses the
+processors: plan twice as many.
 """
 
 import heapq
@@ -31,7 +32,8 @@ from rich.table import Table
 from dicom_node import db
 from dicom_node.tables import DeliveryRow, DeliveryState
 from tests.benchmarks.receiving import theirs, together
-from tests.benchmarks.studies import marked
+from tests.benchmarks.studies import PHASES, SLICES, marked
+from tests.grown import INSTANCES
 from tests.outages.brokers import Redis
 from tests.peers import Sentinode, wait_until
 from tests.postgres import Postgres, binaries
@@ -178,19 +180,23 @@ def _sent(database: str) -> int:
 
 
 def costs_of(path: Path) -> Costs:
-    """Read what `make bench` wrote."""
+    """Read what `make bench` wrote, and extend it to studies of IMAGES images."""
     figures = json.loads(path.read_text())["figures"]
 
     def value(start: str) -> float:
         found = next(one for one in figures if one["what"].startswith(start))
         return statistics.median(found["ours"])
 
+    few, many = value("study of 9 images"), value("of it: analysis")
+    per_image = (many + value("of it: delivery") - few) / (PHASES * SLICES - 9)
+    row = value("of it: an instance, PostgreSQL")
+    size = value(f"ledger, size per study of {INSTANCES} instances, PostgreSQL")
     return Costs(
         receive_ms=value("listener, CPU per instance"),
-        analyse_ms=value("of it: analysis"),
+        analyse_ms=many + (IMAGES - PHASES * SLICES) * per_image,
         deliver_ms=value("of it: delivery"),
         ledger_ms=value("ledger, whole study, PostgreSQL"),
-        ledger_bytes=value("ledger, size per study, PostgreSQL"),
+        ledger_bytes=size + (IMAGES - INSTANCES) * row,
     )
 
 

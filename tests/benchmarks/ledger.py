@@ -70,6 +70,7 @@ class Figures:
     cpu: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     looks: dict[str, tuple[float, float]] = field(default_factory=dict)
     bytes_per_study: float = 0.0
+    bytes_per_instance: float | None = None
 
     def medians(self, kind: str) -> tuple[float, float, float]:
         """Return the medians and their ratio, of "wall" or of "cpu"."""
@@ -88,6 +89,7 @@ def measure(database: str, studies: int, rounds: int = ROUNDS) -> Figures:
     figures = Figures()
     with _ledgers(database, (FEW, studies)) as sides:
         figures.bytes_per_study = _size(sides[1]) / studies
+        figures.bytes_per_instance = _instance_size(sides[1])
         for side in sides:
             _work(side, 2)
         for _ in range(rounds):
@@ -143,6 +145,15 @@ def _size(side: Side) -> float:
     is_file = side.engine.dialect.name == "sqlite"
     with side.engine.connect() as connection:
         return float(connection.exec_driver_sql(pages if is_file else server).scalar())
+
+
+def _instance_size(side: Side) -> float | None:
+    """Return the bytes of an instance's row with its indexes, where they are known."""
+    if side.engine.dialect.name == "sqlite":
+        return None
+    asked = "SELECT pg_total_relation_size('instance')::float / count(*) FROM instance"
+    with side.engine.connect() as connection:
+        return float(connection.exec_driver_sql(asked).scalar_one())
 
 
 def _work(side: Side, studies: int) -> tuple[float, float]:
@@ -221,6 +232,7 @@ def lines(rounds: int, studies: int = MANY) -> list[Line]:
     for database, name in (("sqlite", "SQLite"), ("postgresql", "PostgreSQL")):
         figures = measure(database, studies, 2 * rounds)
         few, many = figures.cpu
+        each = figures.bytes_per_instance
         found += [
             Line(
                 "P12",
@@ -233,9 +245,14 @@ def lines(rounds: int, studies: int = MANY) -> list[Line]:
             ),
             Line(
                 "",
-                f"ledger, size per study, {name}",
+                f"ledger, size per study of {grown.INSTANCES} instances, {name}",
                 "bytes",
                 [figures.bytes_per_study],
+            ),
+            *(
+                [Line("", f"of it: an instance, {name}", "bytes", [each])]
+                if each is not None
+                else []
             ),
             *(
                 Line("", f"{name} at {studies} studies: {look}", "ms", [taken])
