@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -18,7 +19,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from dicom_node.errors import UnreadableObjectError
@@ -244,11 +245,17 @@ def _of_groups(group: Dataset, keywords: Sequence[str] = FRAME_GROUPS) -> Elemen
     }
 
 
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
 def text(dataset: Dataset, keyword: str) -> str:
     """Return a value as text without blanks around it; "" when it is absent."""
-    try:
-        value = dataset.get(keyword)
-    except VALUE_ERRORS:
+    tag = _tag(keyword)
+    try:  # most are absent, for which `Dataset.get` raises and catches within
+        value = dataset[tag].value if tag in dataset else None
+    except (*VALUE_ERRORS, AttributeError):
         return ""
     if value is None or isinstance(value, bytes):
         return ""
