@@ -75,17 +75,20 @@ def read_header(file: BinaryIO, transfer_syntax_uid: str) -> Header:
         transfer_syntax_uid: Any but Big Endian and Deflated.
 
     Raises:
-        UnreadableObjectError: The elements cannot be parsed, or a UID is missing.
+        UnreadableObjectError: The elements cannot be parsed, or a UID is missing, or
+            nothing but padding.
     """
     values = _read_values(file, transfer_syntax_uid == ImplicitVRLittleEndian)
-    if any(not values.get(tag) for tag in MANDATORY):
+    uids = [_uid(values.get(tag, b"")) for tag in MANDATORY]
+    if not all(uids):
         raise UnreadableObjectError("a mandatory UID is missing")
     encoding = _encoding(values.get(SPECIFIC_CHARACTER_SET, b""))
+    sop_class, sop_instance, study, series = uids
     return Header(
-        sop_class_uid=_uid(values[SOP_CLASS_UID]),
-        sop_instance_uid=_uid(values[SOP_INSTANCE_UID]),
-        study_uid=_uid(values[STUDY_INSTANCE_UID]),
-        series_uid=_uid(values[SERIES_INSTANCE_UID]),
+        sop_class_uid=sop_class,
+        sop_instance_uid=sop_instance,
+        study_uid=study,
+        series_uid=series,
         patient_id=_text(values.get(PATIENT_ID, b""), encoding),
         issuer=_text(values.get(ISSUER_OF_PATIENT_ID, b""), encoding),
     )

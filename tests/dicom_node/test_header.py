@@ -114,6 +114,16 @@ def test_a_header_that_ends_within_a_uid_is_refused():
         read(PLAIN[:end])
 
 
+@pytest.mark.parametrize("padding", ["", "\0", "  ", " \0 \0"])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_uid_of_nothing_but_padding_is_none(keyword, padding):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of the UID, as it should
+        content = encoded(dataset(1, **{keyword: padding}))
+    with pytest.raises(UnreadableObjectError, match="a mandatory UID is missing"):
+        read(content)
+
+
 def test_no_byte_of_it_makes_a_warning():
     odd = PLAIN.replace(b"MARKER-PID", b"\x1b$\xff\\\x00\xfe^=AB")
     with warnings.catch_warnings():
