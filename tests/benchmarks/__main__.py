@@ -45,7 +45,7 @@ PARTS: dict[str, Part] = {
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(tuple(PARTS)))
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--instances", default=200, show_default=True, help="In one round.")
+@click.option("--instances", default=400, show_default=True, help="In one round.")
 @click.option("--json", "to", type=click.Path(path_type=Path), help="Write figures.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Draw them.")
 def main(
