@@ -251,7 +251,12 @@ def _tag(keyword: str) -> BaseTag:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return a value as text without blanks around it; "" when it is absent."""
+    """Return a value as text without blanks around it; "" when it is absent.
+
+    Args:
+        dataset: Any.
+        keyword: One of the data dictionary; not of a repeating group (50xx, 60xx).
+    """
     tag = _tag(keyword)
     try:  # most are absent, for which `Dataset.get` raises and catches within
         value = dataset[tag].value if tag in dataset else None

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from sqlalchemy import (
     JSON,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    Table,
     TypeDecorator,
     create_engine,
     event,
@@ -190,7 +191,10 @@ def insert_missing(
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     column: ColumnElement[Any] = table.__table__.c[key]
-    statement = insert(table).on_conflict_do_nothing().returning(column)
+    core = cast(
+        "Table", table.__table__
+    )  # one statement, also where some values are None
+    statement = insert(core).on_conflict_do_nothing().returning(column)
     return list(session.scalars(statement, list(rows)))  # so it is compiled once
 
 

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -155,6 +156,7 @@ class Listener:
         self._plain: Server | None = None
         self._secured: Server | None = None
         self._intake: Intake | None = None
+        self._held = ExitStack()
 
     @property
     def port(self) -> int:
@@ -179,7 +181,8 @@ class Listener:
         """Make ledger and spool agree, then listen.
 
         Raises:
-            OSError: A port cannot be had, or the data folder not be written.
+            OSError: A port cannot be had, a listener of this name runs, or the data
+                folder cannot be written.
             SettingsError: The TLS files cannot be used.
             SQLAlchemyError: The database does not answer.
             SpoolFullError: The volume fails.
@@ -198,6 +201,8 @@ class Listener:
             settings.max_instance_bytes,
             settings.duplicate,
         )
+        if settings.port:
+            self._held.enter_context(_sole_of(self.name))
         is_alone = settings.heir_of_all and not settings.listener_name
         dead = None if is_alone else self.name
         replay.recover(self._intake, self._sessions, self._quiet, dead, self._clock)
@@ -229,6 +234,7 @@ class Listener:
         self._counters.stop(FLUSH_TIMEOUT_S)
         if self._refusals is not None:
             self._refusals.flush(self._clock())
+        self._held.close()
         log.info("stopped")
 
     def _listen(self, secured: tls.Port | None) -> None:
@@ -470,6 +476,24 @@ class Listener:
         stores.stored[instance.study_uid][instance.sop_class_uid] += 1
         if not self._files.spool.written_at(instance.path):
             keep()  # a purge took the file that it was found to be
+
+
+def _sole_of(name: str) -> socket.socket:
+    """Take a listener's name on this host, for as long as the socket is open.
+
+    An heir ends what the earlier one of its name left open, so that must be dead. The
+    kernel knows: an abstract address (unix(7)) goes with the process that holds it.
+
+    Raises:
+        OSError: A listener of this name runs.
+    """
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0sentinode-listener/{name}")
+    except OSError:
+        held.close()
+        raise
+    return held
 
 
 def _refuse_action(event: Event) -> tuple[int, None]:

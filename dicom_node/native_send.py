@@ -13,11 +13,12 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from pynetdicom.association import Association
-from pynetdicom.transport import AssociationSocket
 
 from dicom_node.association import is_supported
 from dicom_node.errors import UnreadableObjectError
@@ -42,6 +43,8 @@ HEADS: Final = PDU_HEADER.size + FRAGMENT_HEADER.size
 MAX_REQUEST: Final = 1024
 MIN_PDU: Final = 1024
 MAX_ANSWER: Final = 65_536
+LOOK_S: Final = 0.1
+"""How soon it is noticed that the thread which is to keep away is no more."""
 
 
 class NoAnswerError(ConnectionError):
@@ -51,13 +54,14 @@ class NoAnswerError(ConnectionError):
 class Line:
     """An established association whose socket is ours, from `store` to `give_back`."""
 
-    def __init__(self, association: Association, timeout: float) -> None:
+    def __init__(
+        self, association: Association, sock: socket.socket, timeout: float
+    ) -> None:
         self._association = association
         self._timeout = timeout
         self._pdu = min(association.acceptor.maximum_length or CHUNK, CHUNK)
         self._buffer = bytearray(MAX_REQUEST + HEADS + CHUNK)
-        transport = cast("AssociationSocket", association.dul.socket)
-        self._socket = cast("socket.socket", transport.socket)
+        self._socket = sock
         self._patience = self._socket.gettimeout()
         self._is_ours = False
 
@@ -79,7 +83,11 @@ class Line:
 
         # Its thread may be about to read when it is told; the next round tells us.
         self._association.dul._is_transport_event = keep_away  # type: ignore[method-assign] # noqa: SLF001
-        if not away.wait(self._timeout) or not self._association.is_established:
+        until = time.monotonic() + self._timeout
+        while self._association.is_established and not away.wait(LOOK_S):
+            if time.monotonic() > until:
+                break
+        if not away.is_set() or not self._association.is_established:
             raise NoAnswerError("the association has ended")
         self._socket.settimeout(self._timeout)
 
@@ -90,7 +98,8 @@ class Line:
         self._is_ours = False
         dul = self._association.dul
         dul._idle_timer.restart()  # noqa: SLF001 - it did not see what went on
-        self._socket.settimeout(self._patience)
+        with suppress(OSError):  # pynetdicom has closed it
+            self._socket.settimeout(self._patience)
         vars(dul).pop("_is_transport_event", None)
         self._association._reactor_checkpoint.set()  # noqa: SLF001
 
@@ -100,17 +109,16 @@ class Line:
         None when no answer came, or none to this message: the association is aborted.
 
         Raises:
-            UnreadableObjectError: The file cannot be read. If it ends while it is sent,
-                the association is aborted.
+            UnreadableObjectError: The file cannot be read. If it ends or fails while it
+                is sent, the association is aborted.
         """
-        try:
+        request = store_request(context_id, command)
+        with _readable():
             file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise UnreadableObjectError(f"cannot be read: {error.strerror}") from error
         with file:
-            read_meta(file)
-            left = os.fstat(file.fileno()).st_size - file.tell()
-            request = store_request(context_id, command)
+            with _readable():
+                read_meta(file)
+                left = os.fstat(file.fileno()).st_size - file.tell()
             try:
                 self._take()
                 self._transmit(file, left, context_id, request)
@@ -204,14 +212,25 @@ def take_over(association: Association, timeout: float) -> Line | None:
         timeout: Seconds to wait for the peer to take a part, and for each answer.
     """
     limit = association.acceptor.maximum_length
-    if not is_supported() or limit is None or 0 < limit < MIN_PDU:
+    transport = association.dul.socket
+    sock = None if transport is None else transport.socket
+    if sock is None or not is_supported() or limit is None or 0 < limit < MIN_PDU:
         return None
-    return Line(association, timeout)
+    return Line(association, sock, timeout)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableObjectError(f"cannot be read: {error.strerror}") from error
 
 
 def _read_into(file: BinaryIO, view: memoryview) -> None:
     while view:
-        count = cast("int | None", file.readinto(view))  # type: ignore[attr-defined]
+        with _readable():
+            count = cast("int | None", file.readinto(view))  # type: ignore[attr-defined]
         if not count:
             raise UnreadableObjectError("the file ends too early")
         view = view[count:]

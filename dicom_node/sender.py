@@ -197,10 +197,9 @@ class _Exchange:
         try:
             content, syntax, context_id = self._accepted(association, file)
             uid = SopInstanceUid(content.meta.sop_instance_uid)
-            if line is not None and syntax == content.meta.transfer_syntax_uid:
-                command = StoreCommand(
-                    number % 0xFFFF + 1, content.meta.sop_class_uid, uid
-                )
+            command = StoreCommand(number % 0xFFFF + 1, content.meta.sop_class_uid, uid)
+            as_it_is = syntax == content.meta.transfer_syntax_uid
+            if line is not None and as_it_is and _has_uids(command):
                 status = line.store(content.path, context_id, command)
             else:
                 if line is not None:
@@ -261,6 +260,11 @@ class _Exchange:
             # It may look established for a moment; the next would wait in vain.
             association.abort()
         return status
+
+
+def _has_uids(command: StoreCommand) -> bool:
+    """Say whether what names an object can stand in a command set at all."""
+    return command.sop_class_uid.isascii() and command.sop_instance_uid.isascii()
 
 
 def _read(file: Sendable) -> Dataset:

@@ -6,6 +6,7 @@ delivered twice or arrive late: the claim in the ledger decides.
 
 import logging
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any, Final
 
 from celery import Celery
@@ -144,9 +145,9 @@ def announce_deliveries(app: Celery, destinations: Iterable[str]) -> None:
             return
 
 
-def sweep_now(app: Celery) -> None:
-    """Let what was just queued be announced without waiting for the next sweep."""
-    _sent(app, queues.SWEEP)
+def announce_studies(app: Celery, uids: Iterable[str]) -> list[str]:
+    """Send the messages of studies that were just queued; return whose are out."""
+    return list(takewhile(lambda uid: _sent(app, queues.ANALYZE, uid), uids))
 
 
 def _sent(app: Celery, task: str, *args: str) -> bool:

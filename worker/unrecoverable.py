@@ -19,6 +19,7 @@ from typing import Any, Final
 from celery import Celery
 from celery.apps.worker import Worker
 from celery.platforms import EX_FAILURE
+from celery.worker import state
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,14 @@ class EndingWorker(Worker):
     """Celery's worker; after an unrecoverable error it is gone within `GRACE_S`."""
 
     def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:  # noqa: FBT001, FBT002 - Celery's own signature
-        """Stop as Celery does; set a limit to that where an error is the cause."""
-        if exitcode == EX_FAILURE:
+        """Stop as Celery does; set a limit to that where an error is the cause.
+
+        Whoever asks by a signal is given all the time that the tasks need, although
+        Celery ends with the same code after SIGINT.
+        """
+        asked = (getattr(state, name) for name in ("should_stop", "should_terminate"))
+        was_asked = any(code is not None for code in asked)
+        if exitcode == EX_FAILURE and not was_asked:
             limit = threading.Timer(GRACE_S, self._end)
             limit.daemon = True
             limit.start()

@@ -2,6 +2,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_node import ledger, outbox
 from dicom_node.completion import ABANDONED_AFTER
@@ -9,6 +10,7 @@ from dicom_node.errors import StudyNotFoundError, StudyStateError
 from dicom_node.findings import Document
 from dicom_node.ledger import Association, Conflict
 from dicom_node.study import Peer, Reason, SopInstanceUid, StudyState, StudyUid
+from dicom_node.tables import InstanceRow
 from tests.dicom_node.conftest import (
     CALLER,
     QUIET,
@@ -632,3 +634,19 @@ def test_an_issuer_key_depends_on_issuer_id_and_secret():
     assert key not in others
     assert len(others) == 4
     assert ledger.issuer_key(b"secret", " ", "4711") is None
+
+
+def test_rows_with_and_without_a_value_go_by_one_statement(sessions):
+    said = []
+    engine = sessions.kw["bind"]
+    listening = (engine, "before_cursor_execute", lambda *a: said.append(a[2]))
+    sa.event.listen(*listening)
+    receive(
+        sessions,
+        *(arrival(n, issuer_key="b" * 64 if n % 2 else None) for n in range(8)),
+    )
+    sa.event.remove(*listening)
+    assert sum(one.startswith("INSERT INTO instance ") for one in said) == 1
+    with sessions.begin() as session:
+        found = session.scalars(sa.select(InstanceRow.issuer_key)).all()
+    assert sorted(found, key=str) == [None] * 4 + ["b" * 64] * 4

@@ -1,7 +1,11 @@
 """C-STORE by our own hands as SCU: what is on the wire, and answers that are none."""
 
+import errno
+import os
 import struct
 import threading
+import time
+import warnings
 
 import pytest
 from pydicom import dcmread
@@ -329,3 +333,80 @@ def test_an_association_that_ended_between_two_files_is_noticed(start, tmp_path)
 
     assert first.error is None
     assert isinstance(second.error, PeerUnavailableError)
+
+
+@pytest.mark.parametrize("when", ["before it is taken over", "before it is used"])
+def test_a_peer_that_aborts_at_once_is_away_and_nothing_is_raised(
+    start, tmp_path, monkeypatch, when
+):
+    pacs = start()
+    files = write(tmp_path, dataset(1), dataset(2))
+
+    def aborted(established):
+        for connection in pacs.server.active_associations:
+            connection.abort()
+        deadline = time.monotonic() + 10
+        while established.is_established and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not established.is_established
+
+    if when == "before it is taken over":
+        take_over = native_send.take_over
+
+        def late(established, timeout):
+            aborted(established)
+            return take_over(established, timeout)
+
+        monkeypatch.setattr(native_send, "take_over", late)
+    else:
+        take = native_send.Line._take  # noqa: SLF001
+
+        def late(self):
+            aborted(self._association)
+            take(self)
+
+        monkeypatch.setattr(native_send.Line, "_take", late)
+    outcomes = list(sender.send(pacs.peer, US, files))
+
+    assert [type(each.error) for each in outcomes] == [PeerUnavailableError] * 2
+    assert pacs.received == []
+
+
+def test_an_object_whose_uid_no_command_can_hold_is_for_pynetdicom(
+    start, tmp_path, monkeypatch
+):
+    """It is sent as before, whatever becomes of it; those after it are sent too."""
+    pacs = start()
+    files = write(tmp_path, dataset(1), dataset(2))
+    content = files[0].read_bytes()
+    assert content.count(b"1.2.3.4.5.1") == 2  # file meta and data set
+    files[0].write_bytes(content.replace(b"1.2.3.4.5.1", b"1.2.3.4.5.\xe9"))
+    ours = []
+    store = native_send.Line.store
+
+    def noted(self, path, *rest):
+        ours.append(path)
+        return store(self, path, *rest)
+
+    monkeypatch.setattr(native_send.Line, "store", noted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom warns of the UID, as it should
+        _, second = sender.send(pacs.peer, US, files)
+
+    assert ours == [files[1]]
+    assert second.error is None
+
+
+def test_a_disk_that_fails_while_a_file_is_sent_makes_it_unreadable(
+    start, tmp_path, monkeypatch
+):
+    pacs = start()
+    files = write(tmp_path, large(1, 600_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(native_send.os, "fstat", failing)
+        (outcome,) = sender.send(pacs.peer, US, files)
+    assert isinstance(outcome.error, UnreadableObjectError)
+
+
+def failing(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

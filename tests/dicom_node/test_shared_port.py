@@ -143,3 +143,21 @@ def test_an_heir_of_all_with_a_name_is_the_heir_of_that_name_alone(settings, ses
     assert look(sessions).instances == 1
     second.stop()
     started.stop()
+
+
+@pytest.mark.parametrize("name", ["", "one"])
+def test_a_second_listener_of_one_name_ends_nothing_of_the_first(
+    settings, sessions, name
+):
+    settings = settings.model_copy(
+        update={"port": free_port(), "listener_name": name, "heir_of_all": not name}
+    )
+    started = listen(settings, sessions)
+    association = associate(started.port)
+    assert store(association, dataset(1)) == [0x0000]
+    with pytest.raises(OSError, match="in use"):
+        listen(settings, sessions)
+    assert open_associations(sessions) == 1
+    association.release()
+    started.stop()
+    listen(settings, sessions).stop()  # the name is free again

@@ -11,7 +11,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.settings import load
 from tests.peers import free_port
 from worker import queues
-from worker.app import create_app, sweep_now, waiting
+from worker.app import announce_studies, create_app, waiting
 from worker.settings import WorkerSettings
 
 
@@ -60,18 +60,18 @@ def test_messages_are_json_acknowledged_late_and_taken_one_at_a_time(app):
     }
 
 
-def test_a_sweep_is_asked_for_at_once(app):
+def test_studies_are_announced_at_once(app):
     app.conf.broker_url = "memory://"
-    sweep_now(app)
+    assert announce_studies(app, ["1.2", "1.3"]) == ["1.2", "1.3"]
     with app.connection_for_read() as connection:
-        assert waiting(connection, queues.DISPATCH) == 1
+        assert waiting(connection, queues.ANALYSIS) == 2
 
 
-def test_a_sweep_that_cannot_be_asked_for_is_left_to_the_clock(app, caplog):
+def test_what_cannot_be_announced_is_left_to_the_sweep(app, caplog):
     app.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
     app.conf.task_publish_retry = False
-    sweep_now(app)
-    assert "broker unreachable, a sweep will do it" in caplog.messages
+    assert announce_studies(app, ["1.2", "1.3"]) == []
+    assert caplog.messages.count("broker unreachable, a sweep will do it") == 1
 
 
 def test_the_text_of_a_tasks_error_stays_out_of_the_log():

@@ -512,3 +512,20 @@ def altered(dataset: Dataset) -> Dataset:
     changed.SeriesDescription = "SECRET"
     changed.EchoTime = 9
     return changed
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["nosuch"], ["--version"]])
+def test_what_needs_no_database_loads_none(asked):
+    code = (
+        "import sys\n"
+        "from worker.cli import main\n"
+        "try:\n"
+        f"    main({asked})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "sys.exit(bool({'sqlalchemy', 'alembic', 'pydicom'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=False
+    )
+    assert done.returncode == 0

@@ -91,3 +91,32 @@ def test_a_worker_that_lost_its_broker_ends_although_its_tasks_hang(
     assert any(one.startswith("Unrecoverable error") for one in said)
     assert said[-1] == "the pool did not end in time and is killed, its claims expire"
     wait_until(lambda: all(map(is_gone, children)), "the end of the pool", 10)
+
+
+def test_a_worker_that_is_asked_to_stop_waits_for_its_tasks():
+    """By SIGINT Celery ends with the code of a failure; a task may take its time."""
+    code = (
+        "import os, signal, sys, threading, time\n"
+        "from celery import Celery\n"
+        "from worker import unrecoverable\n"
+        "unrecoverable.GRACE_S = 0.5\n"
+        "app = unrecoverable.bound(Celery(broker='memory://'))\n"
+        "app.conf.update(worker_hijack_root_logger=False)\n"
+        "app.conf.update(worker_redirect_stdouts=False)\n"
+        "@app.task\n"
+        "def slow():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(3)\n"
+        "    print('done', flush=True)\n"
+        "slow.delay()\n"
+        "app.Worker(pool='threads', concurrency=1, loglevel='ERROR').start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "done" in done.stdout, done.stderr

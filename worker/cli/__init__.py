@@ -86,6 +86,8 @@ class _Commands(click.Group):
             _exit(EXIT_REFUSED, error)
         except NodeError as error:
             _exit(EXIT_FAILED, error)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
         except Exception as error:
             sentence = _of_a_library(error)
             if sentence is None:

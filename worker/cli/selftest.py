@@ -19,6 +19,7 @@ from dicom_node.errors import NodeError, PermanentError, StateError
 from dicom_node.ledger import StudyRecord
 from dicom_node.outbox import DeliveryRecord, DeliveryState
 from dicom_node.retrieve import find
+from dicom_node.sender import Handling
 from dicom_node.study import Peer, Reason, StudyState, StudyUid
 from dicom_node.tls import Caller
 from worker import erasure, outcomes
@@ -154,7 +155,8 @@ def _receive(site: Site, objects: list[Dataset]) -> str:
         calling_ae = _admitted(site)
         if listener is not None and calling_ae is not None:
             us = Caller(calling_ae, site.settings.tls, itself=True)
-            sent = list(sender.send(listener, us, files))
+            handling = Handling(native=site.settings.native_store)
+            sent = list(sender.send(listener, us, files, handling=handling))
             refused = [one.error for one in sent if one.error is not None]
             if not refused:
                 return f"{len(sent)} objects by C-STORE to {listener} as {calling_ae}"

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from dicom_node import sender
 from dicom_node.errors import PermanentError, UnreadableObjectError
-from dicom_node.sender import SendOutcome
+from dicom_node.sender import Handling, SendOutcome
 from dicom_node.study import Peer
 from dicom_node.tls import Caller, TlsFiles
 from worker.cli.peers import peer_option
@@ -65,9 +65,21 @@ def _tls(files: Mapping[str, Path | None]) -> TlsFiles:
 @_tls_file("ca", "Authorities that a peer called by TLS must have a certificate of.")
 @_tls_file("certificate", "Our certificate, for a peer that asks for one.")
 @_tls_file("key", "Its private key.")
+@click.option(
+    "--native/--no-native",
+    envvar="SENTINODE_NATIVE_STORE",
+    default=True,
+    help="Write C-STORE requests ourselves, or by pynetdicom [SENTINODE_NATIVE_STORE].",
+)
 @json_option
 def command(
-    paths: Sequence[str], peer: Peer, aet: str, *, as_json: bool, **files: Path | None
+    paths: Sequence[str],
+    peer: Peer,
+    aet: str,
+    *,
+    native: bool,
+    as_json: bool,
+    **files: Path | None,
 ) -> None:
     """Send DICOM files, and all files below folders, to an application entity.
 
@@ -75,9 +87,10 @@ def command(
     an object was not stored.
     """
     found, left_out = _files(paths)
+    caller = Caller(aet, _tls(files))
     outcomes = list(
         track(
-            sender.send(peer, Caller(aet, _tls(files)), found),
+            sender.send(peer, caller, found, handling=Handling(native=native)),
             total=len(found),
             description=f"to {peer}",
             console=Console(stderr=True),

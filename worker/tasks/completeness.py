@@ -12,13 +12,14 @@ from typing import Final
 
 from celery import current_app, shared_task
 
-from dicom_node import audit, ledger, retrieve, selection
+from dicom_node import audit, ledger, pauses, retrieve, selection
 from dicom_node.audit import Action, Event
 from dicom_node.db import Sessions, now
 from dicom_node.errors import NodeError, SettingsError
 from dicom_node.retrieve import Archive, Holding
 from dicom_node.spool import Spool
 from dicom_node.study import Peer, StudyState, StudyUid
+from dicom_node.tables import Pausable
 from worker import app as messages
 from worker import models, outcomes, queues, runtime
 from worker.marked import read_marked
@@ -106,27 +107,33 @@ def _is_counted(uid: StudyUid, place: Place) -> bool:
     return agree
 
 
-def count(uids: Sequence[StudyUid], place: Place) -> None:
+def count(uids: Sequence[StudyUid], place: Place) -> list[StudyUid]:
     """Ask the archive for its counts of queued studies, and let them go or hold them.
 
     One association for all of them: an archive that does not answer is waited for
     once, and each of the studies has then been asked for in vain.
+
+    Returns:
+        The studies of which the archive has no more, and which may go on.
     """
     settings = place.settings
     if settings.query is None:
-        return
+        return []
+    agreed: list[StudyUid] = []
     until = time.monotonic() + COUNTING_S
     timeout = settings.query_timeout.total_seconds()
     waiting = list(uids)
     try:
         with retrieve.querying(settings.query, settings.caller, timeout) as archive:
             while waiting and time.monotonic() < until:
-                _count_one(waiting[0], place, archive)
+                if _count_one(waiting[0], place, archive):
+                    agreed.append(waiting[0])
                 del waiting[0]
     except NodeError as error:
         for uid in waiting:
             _enter_unanswered(uid, place.sessions, error)
     _sign(place, [uid for uid in uids if uid not in waiting], settings.query)
+    return agreed
 
 
 def _sign(place: Place, uids: Sequence[StudyUid], archive: Peer) -> None:
@@ -146,7 +153,7 @@ def _sign(place: Place, uids: Sequence[StudyUid], archive: Peer) -> None:
         audit.record(session, audit.trail_of(place.settings), *asked)
 
 
-def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
+def _count_one(uid: StudyUid, place: Place, archive: Archive) -> bool:
     with place.sessions() as session:
         study = ledger.study(session, uid)
         stored = ledger.instances(session, uid)
@@ -159,6 +166,7 @@ def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
             ledger.count_differed(session, uid, study.instances, detail, now())
     extra = {"study_uid": uid, "here": counts.here, "agree": counts.agree}
     log.info("study counted", extra=extra)
+    return counts.agree
 
 
 def _enter_unanswered(uid: StudyUid, sessions: Sessions, error: NodeError) -> None:
@@ -175,12 +183,24 @@ def _place() -> Place:
 @shared_task(name=queues.EXAMINE, ignore_result=True)
 def examine_study(study_uid: str) -> None:
     """Run `examine` with this process's database and spool."""
-    if examine(StudyUid(study_uid), _place()):
-        messages.sweep_now(current_app)
+    place, uid = _place(), StudyUid(study_uid)
+    if examine(uid, place):
+        _announce([uid], place)
 
 
 @shared_task(name=queues.COUNT, ignore_result=True)
 def count_studies(study_uids: list[str]) -> None:
     """Run `count` with this process's database."""
-    count([StudyUid(uid) for uid in study_uids], _place())
-    messages.sweep_now(current_app)
+    place = _place()
+    _announce(count([StudyUid(uid) for uid in study_uids], place), place)
+
+
+def _announce(uids: Sequence[StudyUid], place: Place) -> None:
+    """Wake analysis up for what was just queued; a sweep repeats what is lost here."""
+    with place.sessions() as session:
+        if Pausable.ANALYSIS in pauses.paused(session):
+            return
+    sent = [StudyUid(uid) for uid in messages.announce_studies(current_app, uids)]
+    if sent:
+        with place.sessions.begin() as session:
+            ledger.announced(session, sent, now())
