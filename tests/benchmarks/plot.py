@@ -21,14 +21,15 @@ def draw(lines: list[Line], path: Path) -> None:
         axes.plot([1, times], [place, place], color=colour, linewidth=2)
         axes.plot(times, place, "o", color=colour)
         unit = "x" if line.theirs else f" {line.unit}"
-        text = f"{line.value:.3g}{unit} (target {line.bound})"
+        text = f"{line.value:.3g}{unit} ({line.bound})"
         axes.annotate(text, (times, place), (8, 6), textcoords="offset points")
     axes.axvline(1, color="#555555", linewidth=1)
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda times, _: f"{times:g}")
     axes.set_yticks(range(len(shown)), [_name(line) for line in shown])
     axes.set_xlabel("times better than its target (1: just reached)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.25)
+    axes.margins(x=0.45)
     figure.savefig(path, dpi=120)
 
 
