@@ -238,7 +238,7 @@ def lines(folder: Path, rounds: int, number: int) -> list[Line]:
         ]
         for threads in (1, 4)
     }
-    resident = _resident(folder, four)
+    many, resident = _sixteen(folder, four)
     unit = "instances/s"
 
     def against(
@@ -256,6 +256,7 @@ def lines(folder: Path, rounds: int, number: int) -> list[Line]:
         against("P3", PYNETDICOM, 4.0, alone, "1 association"),
         against("P3", ORTHANC, 3.0, crowd, "4 associations"),
         against("P3", PYNETDICOM, 4.0, crowd, "4 associations"),
+        Line("", "durable receive, 16 associations", unit, many),
         Line("", "the disk alone, 1 thread", unit, disks[1]),
         Line("", "the disk alone, 4 threads", unit, disks[4]),
         Line("", "without native reading, 1 association", unit, alone[STOCK]),
@@ -267,8 +268,9 @@ def lines(folder: Path, rounds: int, number: int) -> list[Line]:
     ]
 
 
-def _resident(folder: Path, lots: list[list[Path]]) -> list[float]:
+def _sixteen(folder: Path, lots: list[list[Path]]) -> tuple[list[float], list[float]]:
+    """Return instances per second over 16 associations, and the memory they took."""
     sixteen = [lot[place::4] for lot in lots for place in range(4)]
     with ours(folder / "sixteen") as target:
-        together(target.address, sixteen)
-        return [peak_mb(target.pid)]
+        taken = together(target.address, sixteen)
+        return [sum(map(len, sixteen)) / taken], [peak_mb(target.pid)]
