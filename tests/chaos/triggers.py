@@ -248,6 +248,7 @@ HOOKS = {
             True,
             _returned_something,
         ),
+        Hook("dispatch-before-message", "worker.tasks.completeness:_announce"),
         Hook(
             "dispatch-message-unrecorded", "dicom_node.ledger:announced", when=_studies
         ),
