@@ -47,7 +47,7 @@ bench: install peers ## measure ours and theirs; prints ratios, writes bench.jso
 chaos: install peers ## kill every process at every point of the path; prints the table
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED) --json chaos.json
 
-fuzz: install ## the long form of tests/fuzz: 10,000,000 inputs, 100,000 PDUs; an hour or two
+fuzz: install ## the long form of tests/fuzz: 10,000,000 inputs, 100,000 PDUs; half an hour
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 install: $(VENV)/installed

@@ -191,9 +191,8 @@ def insert_missing(
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
     column: ColumnElement[Any] = table.__table__.c[key]
-    core = cast(
-        "Table", table.__table__
-    )  # one statement, also where some values are None
+    # Of the class it would be many statements, one for each set of Nones.
+    core = cast("Table", table.__table__)
     statement = insert(core).on_conflict_do_nothing().returning(column)
     return list(session.scalars(statement, list(rows)))  # so it is compiled once
 

@@ -6,7 +6,6 @@ delivered twice or arrive late: the claim in the ledger decides.
 
 import logging
 from collections.abc import Iterable
-from itertools import takewhile
 from typing import Any, Final
 
 from celery import Celery
@@ -145,9 +144,9 @@ def announce_deliveries(app: Celery, destinations: Iterable[str]) -> None:
             return
 
 
-def announce_studies(app: Celery, uids: Iterable[str]) -> list[str]:
-    """Send the messages of studies that were just queued; return whose are out."""
-    return list(takewhile(lambda uid: _sent(app, queues.ANALYZE, uid), uids))
+def announce_study(app: Celery, uid: str) -> bool:
+    """Send the message of a study that was just queued; say whether it is out."""
+    return _sent(app, queues.ANALYZE, uid)
 
 
 def _sent(app: Celery, task: str, *args: str) -> bool:

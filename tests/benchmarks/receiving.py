@@ -62,7 +62,7 @@ def instances(folder: Path, number: int, study: str | None = None) -> list[Path]
 
 
 @contextmanager
-def ours(folder: Path, native: str = "native") -> Iterator[Target]:
+def ours(folder: Path, *, native: bool = True) -> Iterator[Target]:
     """Our listener as it runs in production, from its start to where it listens."""
     port = free_port()
     if not folder.exists():
@@ -75,7 +75,7 @@ def ours(folder: Path, native: str = "native") -> Iterator[Target]:
             "SENTINODE_HOST": "127.0.0.1",
             "SENTINODE_PORT": str(port),
             "SENTINODE_ALLOW": CALLER,
-            "SENTINODE_NATIVE_STORE": str(native == "native"),
+            "SENTINODE_NATIVE_STORE": str(native),
             "SENTINODE_MAX_ASSOCIATIONS_PER_CALLER": "16",
         },
         stderr=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ def orthanc(folder: Path) -> Iterator[Target]:
 
 RECEIVERS: dict[str, Receiver] = {
     OURS: ours,
-    STOCK: lambda folder: ours(folder, "stock"),
+    STOCK: lambda folder: ours(folder, native=False),
     DCMTK: lambda folder: theirs(folder, "storescp", "-pdu", "131072", "+B"),
     FORKING: lambda folder: theirs(
         folder, "storescp", "-pdu", "131072", "+B", "--fork"

@@ -11,7 +11,7 @@ from dicom_node.errors import SettingsError
 from dicom_node.settings import load
 from tests.peers import free_port
 from worker import queues
-from worker.app import announce_studies, create_app, waiting
+from worker.app import announce_study, create_app, waiting
 from worker.settings import WorkerSettings
 
 
@@ -60,9 +60,10 @@ def test_messages_are_json_acknowledged_late_and_taken_one_at_a_time(app):
     }
 
 
-def test_studies_are_announced_at_once(app):
+def test_a_study_is_announced_at_once(app):
     app.conf.broker_url = "memory://"
-    assert announce_studies(app, ["1.2", "1.3"]) == ["1.2", "1.3"]
+    assert announce_study(app, "1.2")
+    assert announce_study(app, "1.3")
     with app.connection_for_read() as connection:
         assert waiting(connection, queues.ANALYSIS) == 2
 
@@ -70,7 +71,7 @@ def test_studies_are_announced_at_once(app):
 def test_what_cannot_be_announced_is_left_to_the_sweep(app, caplog):
     app.conf.broker_url = f"redis://127.0.0.1:{free_port()}/0"
     app.conf.task_publish_retry = False
-    assert announce_studies(app, ["1.2", "1.3"]) == []
+    assert not announce_study(app, "1.2")
     assert caplog.messages.count("broker unreachable, a sweep will do it") == 1
 
 

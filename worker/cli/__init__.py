@@ -96,11 +96,8 @@ class _Commands(click.Group):
 
 
 def _of_a_library(error: Exception) -> str | None:
-    """Return what to say of a fault of database or migrations; None of any other.
-
-    What raises them is imported here: they can only have come from what is loaded.
-    """
-    from alembic.util import CommandError  # noqa: PLC0415 - see above
+    """Return what to say of a fault of database or migrations; None of any other."""
+    from alembic.util import CommandError  # noqa: PLC0415 - only after a fault
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     if isinstance(error, CommandError):

@@ -107,33 +107,27 @@ def _is_counted(uid: StudyUid, place: Place) -> bool:
     return agree
 
 
-def count(uids: Sequence[StudyUid], place: Place) -> list[StudyUid]:
+def count(uids: Sequence[StudyUid], place: Place) -> None:
     """Ask the archive for its counts of queued studies, and let them go or hold them.
 
     One association for all of them: an archive that does not answer is waited for
     once, and each of the studies has then been asked for in vain.
-
-    Returns:
-        The studies of which the archive has no more, and which may go on.
     """
     settings = place.settings
     if settings.query is None:
-        return []
-    agreed: list[StudyUid] = []
+        return
     until = time.monotonic() + COUNTING_S
     timeout = settings.query_timeout.total_seconds()
     waiting = list(uids)
     try:
         with retrieve.querying(settings.query, settings.caller, timeout) as archive:
             while waiting and time.monotonic() < until:
-                if _count_one(waiting[0], place, archive):
-                    agreed.append(waiting[0])
+                _count_one(waiting[0], place, archive)
                 del waiting[0]
     except NodeError as error:
         for uid in waiting:
             _enter_unanswered(uid, place.sessions, error)
     _sign(place, [uid for uid in uids if uid not in waiting], settings.query)
-    return agreed
 
 
 def _sign(place: Place, uids: Sequence[StudyUid], archive: Peer) -> None:
@@ -153,7 +147,7 @@ def _sign(place: Place, uids: Sequence[StudyUid], archive: Peer) -> None:
         audit.record(session, audit.trail_of(place.settings), *asked)
 
 
-def _count_one(uid: StudyUid, place: Place, archive: Archive) -> bool:
+def _count_one(uid: StudyUid, place: Place, archive: Archive) -> None:
     with place.sessions() as session:
         study = ledger.study(session, uid)
         stored = ledger.instances(session, uid)
@@ -166,7 +160,6 @@ def _count_one(uid: StudyUid, place: Place, archive: Archive) -> bool:
             ledger.count_differed(session, uid, study.instances, detail, now())
     extra = {"study_uid": uid, "here": counts.here, "agree": counts.agree}
     log.info("study counted", extra=extra)
-    return counts.agree
 
 
 def _enter_unanswered(uid: StudyUid, sessions: Sessions, error: NodeError) -> None:
@@ -185,22 +178,20 @@ def examine_study(study_uid: str) -> None:
     """Run `examine` with this process's database and spool."""
     place, uid = _place(), StudyUid(study_uid)
     if examine(uid, place):
-        _announce([uid], place)
+        _announce(uid, place)
 
 
 @shared_task(name=queues.COUNT, ignore_result=True)
 def count_studies(study_uids: list[str]) -> None:
-    """Run `count` with this process's database."""
-    place = _place()
-    _announce(count([StudyUid(uid) for uid in study_uids], place), place)
+    """Run `count` with this process's database; a sweep announces what agreed."""
+    count([StudyUid(uid) for uid in study_uids], _place())
 
 
-def _announce(uids: Sequence[StudyUid], place: Place) -> None:
-    """Wake analysis up for what was just queued; a sweep repeats what is lost here."""
+def _announce(uid: StudyUid, place: Place) -> None:
+    """Wake analysis up for a live study; a sweep repeats what is lost here."""
     with place.sessions() as session:
         if Pausable.ANALYSIS in pauses.paused(session):
             return
-    sent = [StudyUid(uid) for uid in messages.announce_studies(current_app, uids)]
-    if sent:
+    if messages.announce_study(current_app, uid):
         with place.sessions.begin() as session:
-            ledger.announced(session, sent, now())
+            ledger.announced(session, [uid], now())
